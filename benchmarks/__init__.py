@@ -1,0 +1,1 @@
+"""Measurements: each script is run as `python -m benchmarks.<name>`."""

@@ -1,0 +1,118 @@
+"""The definitions of the fused operations in plain, differentiable PyTorch: clear and slow.
+
+Every fast path is tested against this file in float64, output and every gradient. Nothing here
+is tuned; a reader who wants to know what an operation *means* reads it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def lstm(
+    x: Float[Tensor, "B T I"],
+    w_ih: Float[Tensor, "G I"],
+    w_hh: Float[Tensor, "G H"],
+    bias: Float[Tensor, "G"] | Float[Tensor, "B G"],
+    h0: Float[Tensor, "B H"] | None = None,
+    c0: Float[Tensor, "B H"] | None = None,
+    lengths: Int[Tensor, "B"] | None = None,
+) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+    """Run one LSTM layer (Hochreiter & Schmidhuber 1997), one cell at a time; G = 4H.
+
+    i, f, o = σ(·), g = tanh(·) of W_ih x_t + W_hh h_{t−1} + b;
+    c_t = f c_{t−1} + i g;  h_t = o tanh(c_t).
+
+    A row stops at its length: its state is frozen there and its output is zero beyond.
+    """
+    batch, time, _ = x.shape
+    hidden = w_hh.shape[1]
+    h = x.new_zeros(batch, hidden) if h0 is None else h0
+    c = x.new_zeros(batch, hidden) if c0 is None else c0
+    outputs = []
+    for t in range(time):
+        gates = x[:, t] @ w_ih.T + h @ w_hh.T + bias
+        i, f, g, o = gates.chunk(4, dim=1)
+        c_next = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h_next = torch.sigmoid(o) * torch.tanh(c_next)
+        if lengths is None:
+            h, c = h_next, c_next
+            outputs.append(h)
+        else:
+            alive = (t < lengths).unsqueeze(1)
+            h = torch.where(alive, h_next, h)
+            c = torch.where(alive, c_next, c)
+            outputs.append(torch.where(alive, h_next, torch.zeros_like(h_next)))
+    return torch.stack(outputs, dim=1), h, c
+
+
+def noise(
+    seed: Int[Tensor, ""], shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Draw the standard normal noise that ``seed`` stands for; the same seed, the same noise."""
+    generator = torch.Generator(device=device).manual_seed(int(seed))
+    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+
+
+def reparameterize(
+    mu: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], seed: Int[Tensor, ""]
+) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+    """Sample z = μ + exp(log σ² / 2) ε and give KL(N(μ, σ²) ‖ N(0, I)) of each element.
+
+    Kingma & Welling 2014: KL = (μ² + σ² − 1 − log σ²) / 2.
+    """
+    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    z = mu + torch.exp(logvar / 2) * eps
+    kl = (mu.square() + torch.expm1(logvar) - logvar) / 2
+    return z, kl
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "B C"],
+    weight: float,
+    target: float = 1.0,
+    per_sample: bool = True,
+) -> Float[Tensor, ""]:
+    """Give λ mean_b (‖∂D(x_b)/∂x_b‖ − target)² (Gulrajani et al. 2017) by double backward.
+
+    With ``per_sample=False`` the output is averaged over the batch before it is differentiated,
+    as the 2018 reference of ARAE does: the norms are then 1/B of the rows' own.
+    """
+    points = x.detach().requires_grad_(True)
+    scores = critic(points)
+    total = scores.sum() if per_sample else scores.mean()
+    (gradient,) = torch.autograd.grad(total, points, create_graph=True)
+    return weight * (row_norm(gradient) - target).square().mean()
+
+
+def row_norm(gradient: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
+    """Take each row's Euclidean norm, with gradient 0 (not NaN) where the norm is 0."""
+    squared = gradient.square().sum(dim=1)
+    positive = squared > 0
+    return torch.where(positive, squared, 1).sqrt() * positive
+
+
+def linear_cross_entropy(
+    x: Float[Tensor, "N H"],
+    weight: Float[Tensor, "V H"],
+    target: Int[Tensor, "N"],
+    bias: Float[Tensor, "V"] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+) -> Tensor:
+    """Give the cross-entropy of softmax(x Wᵀ + b) against ``target``, logits in memory and all."""
+    return F.cross_entropy(
+        F.linear(x, weight, bias),
+        target,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )

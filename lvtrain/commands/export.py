@@ -1,0 +1,33 @@
+"""`lvtrain export RUN`: the model alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lvtrain.commands.parse import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write the model (safetensors, JSON, tokeniser) into a folder that `lvtrain.load` reads
+    without the run; it holds no optimiser state and no code."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    out: Path
+    """The folder to write; it must not exist."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(ExportArguments, argv, "export", "lvtrain export runs/first --out model")
+
+    from lvtrain.errors import UserError
+    from lvtrain.model import Model
+
+    if arguments.out.exists():
+        raise UserError(f"export: --out {arguments.out}: exists already")
+    Model.load(arguments.run).save_pretrained(arguments.out)
+    return 0

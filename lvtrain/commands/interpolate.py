@@ -1,0 +1,56 @@
+"""`lvtrain interpolate RUN A B`: the sentences between two."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lvtrain.commands.parse import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateArguments:
+    """Write the sentences on the way from one code to another: between two given sentences, or
+    between random codes of the generator or prior."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Two sentences, or none for random codes."""
+    steps: int = 7
+    """Sentences to write, both ends included."""
+    num: int = 3
+    """Interpolations to write where no sentences are given."""
+    seed: int = 0
+    """Seed of the random codes."""
+    json: bool = False
+    """A JSON array of arrays."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(
+        InterpolateArguments,
+        argv,
+        "interpolate",
+        "lvtrain interpolate runs/first 'a dog runs .' 'two women sing .'",
+    )
+
+    from lvtrain.errors import UserError
+    from lvtrain.model import Model
+
+    if len(arguments.sentences) not in (0, 2):
+        raise UserError(f"interpolate: expected 2 sentences or none, found "
+                        f"{len(arguments.sentences)}")  # fmt: skip
+    if arguments.steps < 2:
+        raise UserError(f"interpolate: --steps: expected at least 2, found {arguments.steps}")
+    model = Model.load(arguments.run)
+    if arguments.sentences:
+        start, end = arguments.sentences
+        ways = [model.interpolate(start, end, arguments.steps)]
+    else:
+        ways = model.interpolations(arguments.num, arguments.steps, arguments.seed)
+    print(json.dumps(ways, indent=2) if arguments.json else "\n\n".join(map("\n".join, ways)))
+    return 0

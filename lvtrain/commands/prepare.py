@@ -1,0 +1,62 @@
+"""`lvtrain prepare FILE… --out STORE`: text to a store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lvtrain.commands.parse import parse
+from lvtrain.data.prepare import PrepareConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """Turn text (plain, .gz, .zst, .jsonl, Parquet, Arrow, Hugging Face datasets) into a store."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """Files, folders of a dataset, or globs; a sentence a line or row."""
+    out: Path
+    """The store to write."""
+    config: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
+    json: bool = False
+    """Print the store's figures as one JSON object."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(
+        PrepareArguments, argv, "prepare", "lvtrain prepare corpus/*.txt --out store --max-words 15"
+    )
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from lvtrain.data.prepare import prepare
+
+    config = replace(arguments.config, files=arguments.files)
+    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    console = Console(file=sys.stderr)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("reading")
+        info = prepare(
+            config,
+            arguments.out,
+            lambda done, total, phase: bar.update(
+                task, completed=done, total=total, description=phase
+            ),
+        )
+    print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
+    return 0

@@ -1,0 +1,43 @@
+"""`lvtrain reconstruct RUN`: sentences through their codes and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lvtrain.commands.parse import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructArguments:
+    """Encode sentences and decode their codes; one line out for each line in, in order."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences; standard input, one a line, where none are given."""
+    json: bool = False
+    """A JSON array of {source, reconstruction}."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(
+        ReconstructArguments, argv, "reconstruct", "lvtrain reconstruct runs/first 'a dog runs .'"
+    )
+
+    from lvtrain.model import Model
+
+    model = Model.load(arguments.run)
+    sources = list(arguments.sentences) or [line.rstrip("\n") for line in sys.stdin]
+    written = model.reconstruct(sources) if sources else []
+    if arguments.json:
+        pairs = zip(sources, written, strict=True)
+        print(json.dumps([{"source": s, "reconstruction": r} for s, r in pairs], indent=2))
+    else:
+        for sentence in written:
+            print(sentence)
+    return 0

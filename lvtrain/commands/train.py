@@ -1,0 +1,75 @@
+"""`lvtrain train SYSTEM`: flags are the fields of the system's and the trainer's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from lvtrain.commands.parse import parse
+from lvtrain.config import TrainConfig
+from lvtrain.systems import SYSTEMS, entry
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments(Generic[ConfigT]):
+    """Train a system on a store; Ctrl-C and SIGTERM commit a checkpoint and end the run cleanly."""
+
+    data: Path
+    """The store, made by `lvtrain prepare`."""
+    out: Path
+    """The run folder."""
+    preset: str = "default"
+    """A named configuration to start from; flags override it."""
+    resume: Literal["auto", "never"] = "never"
+    """"auto" goes on with the run in the folder, if there is one."""
+    model: Annotated[ConfigT, tyro.conf.arg(name="")]
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def run(argv: list[str]) -> int:
+    """Train; a run that was asked to stop has committed, and exits 0 like one that finished."""
+    if not argv or argv[0] in ("-h", "--help"):
+        systems = "\n".join(f"  {name:6}{e.summary}" for name, e in SYSTEMS.items())
+        print(
+            "usage: lvtrain train SYSTEM --data STORE --out RUN [OPTIONS]\n\n"
+            f"systems:\n{systems}\n\n"
+            "example:\n  lvtrain train arae --data store --out runs/first --preset tiny\n\n"
+            "lvtrain train SYSTEM --help lists the options of one."
+        )
+        return 0
+    system, rest = argv[0], argv[1:]
+    kind, _ = entry(system).load()
+    name = _preset_name(rest)
+
+    from lvtrain.experiment import carry_out, configure
+    from lvtrain.presets import preset
+
+    model, train = preset(system, name)
+    # MISSING keeps --data and --out required although the rest has defaults.
+    missing: Any = tyro.MISSING
+    default = TrainArguments(data=missing, out=missing, preset=name, model=model, train=train)
+    arguments = parse(
+        TrainArguments[kind],  # type: ignore[valid-type]
+        rest,
+        f"train {system}",
+        f"lvtrain train {system} --data store --out runs/first --preset {name} --steps 1000",
+        default,
+    )
+    config = configure(system, arguments.model, arguments.train, arguments.data, name)
+    carry_out(config, arguments.out, arguments.resume)
+    return 0
+
+
+def _preset_name(argv: list[str]) -> str:
+    """The preset must be known before the flags, whose defaults it sets."""
+    for i, argument in enumerate(argv):
+        if argument == "--preset" and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith("--preset="):
+            return argument.removeprefix("--preset=")
+    return "default"

@@ -1,0 +1,332 @@
+"""The order in which a split is read: batch `i` is a pure function of (seed, i, rank, world).
+
+An epoch is a Feistel permutation of the rows, so nothing is held but its key: a run resumed at
+step 10^6 reads on at once. What is held is a window of batches, gathered together because one pass
+over many rows in the order of the file is cheap and many small ones are not; it changes no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, Self, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from lvtrain.data.feistel import Permutation, feistel, mix
+from lvtrain.data.tokenizer import PAD
+from lvtrain.errors import UserError
+
+WINDOW_ROWS: Final = 1 << 18
+WINDOW_BYTES: Final = 32 << 20
+FIRST_WINDOW: Final = 16
+"""Batches of the first window; each one after it in sequence has twice as many."""
+GROUP_BATCHES: Final = 8
+"""Least number of batches in a group of adjacent lengths, where a split has as many."""
+
+
+class Rows(Protocol):
+    """What is read of a split. Rows are numbered from the shortest to the longest."""
+
+    rows: int
+    labelled: bool
+    parallel: bool
+
+    @property
+    def max_length(self) -> int:
+        """Length of the longest row, without the end."""
+        ...
+
+    @property
+    def buckets(self) -> list[tuple[int, int, int]]:
+        """Length, first row and number of rows of each group of rows of one length."""
+        ...
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of tokens of each row, without the end."""
+        ...
+
+    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows, ended and padded, in any integer type, and their lengths with the end."""
+        ...
+
+
+class Companions(Rows, Protocol):
+    """What is read of a split whose rows have labels or parallel sides."""
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of the label of each row."""
+        ...
+
+    def target_lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of tokens of each parallel side, without the end."""
+        ...
+
+    def padded_targets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the parallel sides of rows as `padded` does the rows."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Sentences of one step, longest first.
+
+    Every rank pads to the longest sentence of the whole batch, so that what is drawn for each
+    token has one shape whatever the number of ranks.
+    """
+
+    tokens: Int64[Tensor, "B T"]
+    """Ids, the end after each sentence, then padding."""
+    lengths: Int64[Tensor, " B"]
+    """Tokens of each sentence, with the end."""
+    rows: np.ndarray
+    """Number of each row in its split."""
+    index: int
+    labels: Int64[Tensor, " B"] | None = None
+    targets: Int64[Tensor, "B S"] | None = None
+    target_lengths: Int64[Tensor, " B"] | None = None
+
+    @property
+    def words(self) -> int:
+        """Tokens of the batch, ends counted and padding not."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch on a device."""
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
+
+
+class Batches:
+    """The batches of a split in random order, one epoch after the other without end.
+
+    `batch_size` counts the sentences of all ranks together; rank r takes rows r, r + world, … of
+    each batch. An epoch visits each row once, but for the `rows % batch_size` of a last, smaller
+    batch: which ones is random. A split smaller than a batch is repeated to fill it.
+
+    With `by_length`, a batch holds sentences of about one length, and little is padded: rows are
+    permuted within groups of adjacent lengths, and then the batches. `limit_rows` reads a random
+    subset of so many rows.
+    """
+
+    def __init__(
+        self,
+        split: Rows,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        by_length: bool = False,
+        limit_rows: int | None = None,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise UserError(
+                f"batch size: expected a multiple of the {world} ranks, found {batch_size}"
+            )
+        if split.rows < 1 or (limit_rows is not None and limit_rows < 1):
+            raise UserError("expected at least one sentence to make batches of, found none")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}")
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.by_length = by_length
+        self._subset = _subset(split.rows, limit_rows, seed)
+        self.rows = split.rows if self._subset is None else len(self._subset)
+        self._groups = self._group_starts() if by_length else np.array([0, self.rows])
+        self._epoch = -1
+        self._permutations: list[Permutation] = []
+        self._window: _Window | None = None
+        self._most_batches = max(1, _most_rows(split) // batch_size)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return max(1, self.rows // self.batch_size)
+
+    def at(self, index: int) -> Batch:
+        """Return batch `index`, counted from the start of training."""
+        window = self._window
+        if window is None or not window.first <= index < window.stop:
+            window = self._window = self._read(index)
+        return window.batch(index)
+
+    def global_rows(self, first: int, stop: int) -> np.ndarray:
+        """Return the rows of batches `first` to `stop`, all ranks', longest first: `[n, B]`."""
+        parts = []
+        while first < stop:
+            epoch, start = divmod(first, self.per_epoch)
+            end = min(stop - epoch * self.per_epoch, self.per_epoch)
+            parts.append(self._epoch_rows(epoch, np.arange(start, end)))
+            first += end - start
+        rows = np.concatenate(parts)
+        return _longest_first(self.split, rows)
+
+    def _read(self, index: int) -> _Window:
+        count = FIRST_WINDOW
+        if self._window is not None and self._window.stop == index:
+            count = 2 * (self._window.stop - self._window.first)
+        stop = index + min(count, self._most_batches)
+        rows = self.global_rows(index, stop)
+        return _Window(self.split, index, rows, self.rank, self.world)
+
+    def _epoch_rows(self, epoch: int, batches: np.ndarray) -> np.ndarray:
+        """Return the rows of some batches of an epoch, in no order: `[batches, B]`."""
+        size, per_epoch = self.batch_size, self.per_epoch
+        key = mix(self.seed, epoch)
+        if self.by_length:
+            batches = feistel(per_epoch, mix(key, 1))(batches)
+        places = batches[:, None] * size + np.arange(size)
+        left = self.rows - per_epoch * size
+        if left < 0:
+            places %= self.rows
+        elif self.by_length:
+            # Places are ordered by length: leave out those before a batch chosen at random, lest
+            # it should always be the longest sentences.
+            places += left * (batches >= mix(key, 2) % (per_epoch + 1))[:, None]
+        if epoch != self._epoch:
+            sizes = np.diff(self._groups).tolist()
+            self._permutations = [feistel(n, mix(key, 3, i)) for i, n in enumerate(sizes)]
+            self._epoch = epoch
+        rows = self._permute(places.reshape(-1)).reshape(places.shape)
+        return rows if self._subset is None else self._subset[rows]
+
+    def _permute(self, places: np.ndarray) -> np.ndarray:
+        """Permute each group of rows in itself."""
+        if len(self._permutations) == 1:
+            return self._permutations[0](places)
+        group = np.searchsorted(self._groups, places, side="right") - 1
+        order = np.argsort(group, kind="stable")
+        bounds = np.searchsorted(group[order], np.arange(len(self._permutations) + 1))
+        rows = np.empty_like(places)
+        for number in np.flatnonzero(np.diff(bounds)).tolist():
+            own = order[bounds[number] : bounds[number + 1]]
+            start = self._groups[number]
+            rows[own] = self._permutations[number](places[own] - start) + start
+        return rows
+
+    def _group_starts(self) -> np.ndarray:
+        """Cut the rows, ascending by length, where the length changes and enough were before."""
+        starts = [0]
+        for start in self._length_starts():
+            enough = GROUP_BATCHES * self.batch_size
+            if start - starts[-1] >= enough and self.rows - start >= enough:
+                starts.append(start)
+        return np.array([*starts, self.rows])
+
+    def _length_starts(self) -> list[int]:
+        """Return the first place of each length that occurs, in ascending order."""
+        if self._subset is None:
+            return [first for _, first, _ in self.split.buckets]
+        return np.unique(self.split.lengths(self._subset), return_index=True)[1].tolist()
+
+
+def sequential(
+    split: Rows,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    limit_rows: int | None = None,
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """Read a split once, shortest sentences first, the last batch as small as it comes out.
+
+    Ranks share each batch as in `Batches`; of the last one, some may get no row.
+    """
+    subset = _subset(split.rows, limit_rows, seed)
+    total = split.rows if subset is None else len(subset)
+    whole = total // batch_size
+    block = max(1, _most_rows(split) // batch_size)
+    bounds = [(first, min(first + block, whole)) for first in range(0, whole, block)]
+    for first, stop in [*bounds, (whole, whole + 1)]:
+        places = np.arange(first * batch_size, min(stop * batch_size, total))
+        if len(places):
+            rows = (places if subset is None else subset[places]).reshape(stop - first, -1)
+            window = _Window(split, first, _longest_first(split, rows), rank, world)
+            for index in range(first, stop):
+                yield window.batch(index)
+
+
+class _Window:
+    """Consecutive batches, gathered together."""
+
+    def __init__(self, split: Rows, first: int, rows: np.ndarray, rank: int, world: int) -> None:
+        self.first = first
+        self.stop = first + len(rows)
+        self._rows = np.ascontiguousarray(rows[:, rank::world])
+        shape, flat = self._rows.shape, self._rows.reshape(-1)
+        self._widths = (split.lengths(rows[:, 0]) + 1).tolist()
+        tokens, lengths = split.padded(flat)
+        self._tokens = _widened(tokens, max(self._widths), shape)
+        self._lengths = lengths.reshape(shape)
+        self._labels: np.ndarray | None = None
+        self._targets: np.ndarray | None = None
+        if split.labelled:
+            self._labels = cast(Companions, split).labels(flat).reshape(shape)
+        if split.parallel:
+            parallel = cast(Companions, split)
+            widths = parallel.target_lengths(rows.reshape(-1)).reshape(rows.shape).max(axis=1) + 1
+            self._target_widths = widths.tolist()
+            targets, target_lengths = parallel.padded_targets(flat)
+            self._targets = _widened(targets, max(self._target_widths), shape)
+            self._target_lengths = target_lengths.reshape(shape)
+
+    def batch(self, index: int) -> Batch:
+        """Return one batch, copied: it neither changes the window nor keeps it alive."""
+        i = index - self.first
+        labels = targets = target_lengths = None
+        if self._labels is not None:
+            labels = _tensor(self._labels[i])
+        if self._targets is not None:
+            targets = _tensor(self._targets[i, :, : self._target_widths[i]])
+            target_lengths = _tensor(self._target_lengths[i])
+        return Batch(
+            tokens=_tensor(self._tokens[i, :, : self._widths[i]]),
+            lengths=_tensor(self._lengths[i]),
+            rows=self._rows[i].copy(),
+            index=index,
+            labels=labels,
+            targets=targets,
+            target_lengths=target_lengths,
+        )
+
+
+def _longest_first(split: Rows, rows: np.ndarray) -> np.ndarray:
+    """Order the rows of each batch `[n, B]` by descending length."""
+    lengths = split.lengths(rows.reshape(-1)).reshape(rows.shape)
+    return np.take_along_axis(rows, np.argsort(-lengths, axis=1, kind="stable"), axis=1)
+
+
+def _most_rows(split: Rows) -> int:
+    """Return how many rows a window may hold."""
+    return min(WINDOW_ROWS, WINDOW_BYTES // (2 * split.max_length + 2))
+
+
+def _subset(rows: int, limit: int | None, seed: int) -> np.ndarray | None:
+    """Draw `limit` of the rows at random, ascending; None is all of them."""
+    if limit is None or limit >= rows:
+        return None
+    return np.sort(feistel(rows, mix(seed, -1))(np.arange(limit)))
+
+
+def _widened(tokens: np.ndarray, width: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Pad rows to the longest of a batch, which another rank may have: `[*shape, width]`."""
+    missing = max(0, width - tokens.shape[1])
+    if missing:
+        tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=PAD)
+    return tokens.reshape(*shape, tokens.shape[1])
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))

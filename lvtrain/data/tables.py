@@ -1,0 +1,217 @@
+"""Columns of text out of Parquet and Arrow files, and fields out of JSON objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lvtrain.errors import UserError, nearest
+
+Format = Literal["parquet", "arrow", "arrow stream"]
+Batches = Iterator[tuple[pa.RecordBatch, int]]
+Reader = Callable[[Sequence[str]], Batches]
+
+BATCH_ROWS: Final = 8192
+
+
+def table_format(path: Path, head: bytes) -> Format | None:
+    """Tell a table from text by the first bytes of a file; None for text.
+
+    Raises UserError for a file that is named as a table and is not one.
+    """
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"ARROW1"):
+        return "arrow"
+    if path.suffix in (".parquet", ".pq"):
+        raise UserError(f"{path}: corrupt Parquet file: expected it to start with PAR1")
+    if path.suffix in (".arrow", ".feather"):
+        return "arrow stream"
+    return None
+
+
+def open_table(
+    path: Path, kind: Format, columns: Sequence[str | None], limit: int
+) -> Iterator[tuple[list[list[str]], int]]:
+    """Read columns of a table batch by batch: a list of texts for each, and the bytes read.
+
+    A column is named with its path through structures, as `translation.en`; None is the only
+    column that holds text. Raises UserError for a corrupt file, an unknown column, one without
+    text, text that is not UTF-8 or longer than `limit` bytes.
+    """
+    try:
+        schema, batches = _open(path, kind)
+        names = [_choose(path, schema, column) for column in columns]
+        classes = _class_names(schema)
+        row = 1
+        for batch, read in batches(names):
+            values = []
+            for position, name in enumerate(names):
+                # The first column is the text; labels may be of any type.
+                array = _descend(batch, name)
+                where = f"{path}: column '{name}'"
+                values.append(_texts(array, where, row, limit, position > 0, classes.get(name)))
+            row += batch.num_rows
+            if batch.num_rows:
+                yield values, read
+    except (pa.ArrowException, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: corrupt or truncated {kind.title()} file: {reason}") from None
+
+
+class Row:
+    """One JSON object, whose text fields are columns."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        if not isinstance(fields, dict):
+            raise TypeError("expected an object")
+        self._fields = fields
+
+    def get(self, name: str | None, where: str) -> str:
+        """Return a field as text; `where` begins the message of a UserError."""
+        if name is None:
+            name = _only([key for key, v in self._fields.items() if isinstance(v, str)], where)
+        value: Any = self._fields
+        for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise UserError(f"{where}: unknown column '{name}'" + _known(name, self._fields))
+            value = value[part]
+        if value is None:
+            return ""
+        if isinstance(value, dict | list):
+            raise UserError(f"{where}: column '{name}' holds no text")
+        return value if isinstance(value, str) else json.dumps(value)
+
+
+def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
+    """Return the schema, and a function from column names to record batches and bytes read."""
+    size = path.stat().st_size
+    if kind == "parquet":
+        parquet = pq.ParquetFile(path)
+        rows = parquet.metadata.num_rows
+
+        def read_parquet(names: Sequence[str]) -> Batches:
+            done = 0
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=sorted({*names})):
+                done += batch.num_rows
+                yield batch, size * done // rows
+
+        return parquet.schema_arrow, read_parquet
+    if kind == "arrow":
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        count = file.num_record_batches
+
+        def read_file(names: Sequence[str]) -> Batches:
+            for i in range(count):
+                yield from _cut(file.get_batch(i), size * (i + 1) // count)
+
+        return file.schema, read_file
+    source = pa.OSFile(str(path))
+    stream = pa.ipc.open_stream(source)
+
+    def read_stream(names: Sequence[str]) -> Batches:
+        for batch in stream:
+            yield from _cut(batch, source.tell())
+
+    return stream.schema, read_stream
+
+
+def _cut(batch: pa.RecordBatch, read: int) -> Batches:
+    """Slice a large batch, so that no more than a slice of it becomes Python objects at a time."""
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        yield batch.slice(start, BATCH_ROWS), read
+
+
+def _choose(path: Path, schema: pa.Schema, name: str | None) -> str:
+    """Check the name of a column, or find the only one that holds text."""
+    if name is None:
+        return _only([column.name for column in schema if _is_text(column.type)], str(path))
+    if name in schema.names:
+        return name
+    kind: Any = pa.struct(list(schema))
+    for part in name.split("."):
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            raise UserError(f"{path}: unknown column '{name}'" + _known(name, schema.names))
+        kind = kind.field(part).type
+    return name
+
+
+def _only(names: Sequence[str], where: str) -> str:
+    if len(names) != 1:
+        found = f"found {', '.join(names)}" if names else "found none"
+        raise UserError(f"{where}: expected one column of text or the name of one, {found}")
+    return names[0]
+
+
+def _known(name: str, names: Any) -> str:
+    names = list(names)
+    return f": the columns are {', '.join(names)}" + nearest(name, names)
+
+
+def _descend(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(name)
+    first, *rest = name.split(".")
+    array = batch.column(first)
+    return pc.struct_field(array, rest)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _texts(
+    array: pa.Array, where: str, row: int, limit: int, any_type: bool, classes: list[str] | None
+) -> list[str]:
+    """Return a column as texts; a null is an empty one."""
+    if not _is_text(array.type):
+        if not any_type or pa.types.is_nested(array.type):
+            raise UserError(f"{where} holds {array.type}, expected text")
+        if classes is not None:
+            return ["" if i is None else classes[i] for i in array.to_pylist()]
+        return ["" if value is None else str(value) for value in array.to_pylist()]
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    sizes = pc.binary_length(array)
+    longest = pc.max(sizes).as_py() or 0
+    if longest > limit:
+        number = row + pc.index(sizes, longest).as_py()
+        raise UserError(
+            f"{where}: row {number} is {longest:,} bytes long, expected at most {limit:,}"
+        )
+    try:
+        return [text or "" for text in array.to_pylist()]
+    except UnicodeDecodeError:
+        for number, value in enumerate(array.cast(pa.large_binary()).to_pylist(), row):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{where}: not UTF-8: row {number}, byte {error.start + 1} is "
+                    f"0x{value[error.start]:02x}"
+                ) from None
+        raise
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names that Hugging Face datasets keeps for the integers of label columns."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])
+        features = info["info"]["features"]
+        return {
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}

@@ -1,0 +1,27 @@
+"""The one way to tell a user that something they gave cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend, as one line: what, where, expected, found.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Name the choice most like `name`, as a clause to end a `UserError` with, or nothing."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+class NonFiniteLoss(Exception):
+    """A loss or gradient that is NaN or infinite, met before the update it would have ruined."""
+
+    def __init__(self, player: str, quantity: str, value: float, where: str = "") -> None:
+        super().__init__(f"{player}: {quantity} is {value}{where}")
+        self.player, self.quantity, self.value = player, quantity, value

@@ -1,0 +1,330 @@
+"""The figures of a system: a few on held-out sentences while it trains, all of them afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lvtrain.config import RunConfig
+from lvtrain.data.batches import Batch, Rows, sequential
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.store import Store
+from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
+from lvtrain.errors import UserError
+from lvtrain.evaluation import latent, overlap, reconstruction
+from lvtrain.evaluation.grammar import grammar_scores
+from lvtrain.evaluation.ngram import ngram_perplexity
+from lvtrain.evaluation.perplexity import (
+    Judge,
+    JudgeConfig,
+    Progress,
+    negative_log_likelihood,
+)
+from lvtrain.evaluation.sentences import ids, read, shuffled
+from lvtrain.generation.decode import DecodeConfig, decode
+from lvtrain.model import Model
+from lvtrain.randomness import Key
+from lvtrain.systems import LatentSystem, System
+from lvtrain.systems.arae import ARAE
+from lvtrain.systems.language_model import LanguageModel
+from lvtrain.systems.vae import VAE
+
+Figures = dict[str, Any]
+
+# Step of draws that do not belong to a step: the same noise each time, so that figures of different
+# steps differ by the weights alone.
+_ONCE = -1
+_BATCH = 256
+# Sentences that an n-gram model is trained on during training.
+_VALIDATION_SAMPLES = 2_000
+_SHOWN_SAMPLES, _SHOWN_RECONSTRUCTIONS, _SHOWN_WALKS, _WALK_STEPS = 100, 50, 5, 7
+_GRAMMAR_PROBE = 100
+# Every distance is between as many codes: it depends on their number.
+_FRECHET_SENTENCES = 5_000
+# Distinct n-grams fall with the size of the text, so they are counted on a fixed one.
+_DISTINCT_SAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is measured, and on how much."""
+
+    samples: int = 100_000
+    """Sentences to generate; at most those of the training split, so that as many real ones can be
+    compared."""
+    reverse: bool = True
+    """Train judges on generated and on real text, and read real text: the costliest part."""
+    forward: bool = True
+    """Train a judge on real text and read generated text."""
+    reconstructions: int = 5_000
+    """Sentences to reconstruct; 0 for none."""
+    latent_sentences: int = 1_000
+    """Sentences for the figures of a VAE's latent space."""
+    importance_samples: int = 100
+    """Draws of z a sentence for a VAE's likelihood."""
+    split: str = ""
+    """Split to measure on; by default test, or valid if there is no test."""
+    seed: int = 0
+    """Of samples and choices of sentences."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model that judges."""
+
+
+@contextmanager
+def evaluating(system: System) -> Iterator[None]:
+    """Switch every module of a system to evaluation (batch normalisation reads its averages and
+    leaves them alone), and back to what each was."""
+    modules = [m for part in system.parts.values() for m in part.modules()]
+    before = [m.training for m in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.training = training
+
+
+def validation(
+    system: System, config: RunConfig, split: Rows, tokenizer: Tokenizer
+) -> Callable[[int], dict[str, float]]:
+    """Make the function that gives the figures of a system on held-out sentences at a step.
+
+    The first figure selects the best checkpoint, and lower is better:
+
+        language model   perplexity
+        autoencoders     reconstruction_nll, nats a word
+        VAE              negative_elbo, nats a sentence
+        ARAE             reverse_ngram, the perplexity of real sentences under a trigram model of
+                         generated ones: the figure that falls with both their quality and variety
+    """
+    kept = _batches(split, config.train.validation_sentences, 0, torch.device("cpu"))
+    sentences = ids(kept)
+    texts = tokenizer.decode_batch(sentences)
+    words = sum(len(text.split()) + 1 for text in texts)
+    grammar = embedded_grammar(shuffled(texts, 0))
+    key = Key(seed=config.train.seed, step=_ONCE, path=("validation",))
+
+    def figures(step: int) -> dict[str, float]:
+        device = next(cast(nn.Module, system).parameters()).device
+        batches = [batch.to(device) for batch in kept]
+        with evaluating(system), torch.inference_mode():
+            if isinstance(system, LanguageModel):
+                nll = negative_log_likelihood(system, batches)
+                return {"perplexity": math.exp(nll / words)}
+            if isinstance(system, VAE):
+                return _validate_vae(system, batches, key)
+            coded = cast(LatentSystem, system)
+            nll = reconstruction.reconstruction_nll(coded, batches)
+            if not isinstance(system, ARAE):
+                return {"reconstruction_nll": nll}
+            codes = system.sample_codes(_VALIDATION_SAMPLES, key.fold("sample"), device)
+            how = DecodeConfig(max_words=config.max_words)
+            generated = decode(system.decoder, codes, how, key.fold("decode"))
+            found = {
+                "reverse_ngram": ngram_perplexity(generated, sentences, system.vocab_size),
+                "reconstruction_nll": nll,
+                "frechet": latent.frechet_distance(_codes(coded, batches), codes),
+                "unique": len(set(map(tuple, generated))) / len(generated),
+            }
+            if grammar is not None:
+                right = map(grammar.is_grammatical, tokenizer.decode_batch(generated))
+                found["grammatical"] = sum(right) / len(generated)
+            return found
+
+    return figures
+
+
+def evaluate(
+    model: Model, config: EvaluateConfig | None = None, progress: Progress | None = None
+) -> Figures:
+    """Measure a trained system, and write evaluation.json, samples.txt, reconstructions.json and
+    interpolations.json into its folder.
+
+    A figure that a system cannot have is left out: a language model reconstructs nothing.
+    """
+    config = config or EvaluateConfig()
+    tell = progress or (lambda text: None)
+    store = Store.open(model.config.store)
+    name = config.split or ("test" if "test" in store.splits else "valid")
+    train, test = store.split("train"), store.split(name)
+    if not test.rows:
+        raise UserError(f"{store.path}: split '{name}' has no sentences")
+    texts = model.tokenizer.decode_batch(read(test, seed=config.seed))
+    count = min(config.samples, train.rows)
+    system = model.system
+
+    tell(f"generating {count:,} sentences")
+    figures: Figures = {"step": model.step, "split": name, "samples": count}
+    with evaluating(system):
+        samples = model.generate(count, config.seed)
+        figures |= _perplexities(model, samples, train, texts, config, tell)
+        tell("comparing")
+        figures |= _overlaps(model, samples, train)
+        pairs: list[tuple[str, str]] = []
+        walks: list[list[str]] = []
+        if hasattr(system, "encode"):
+            sources = texts[: config.reconstructions]
+            if sources:
+                tell("reconstructing")
+                pairs = list(zip(sources, model.reconstruct(sources), strict=True))
+                figures |= _reconstruction(pairs)
+                walks = _walks(model, sources)
+            tell("measuring the latent space")
+            figures |= _latent(model, test, config)
+        grammar = embedded_grammar(texts)
+        if grammar is not None:
+            tell("parsing")
+            figures |= grammar_scores(samples, grammar)
+    # JSON has no infinity: what is not finite is null.
+    figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v
+               for k, v in figures.items()}  # fmt: skip
+    _write(model.folder, figures, samples, pairs, walks)
+    return figures
+
+
+def embedded_grammar(texts: Sequence[str]) -> Grammar | None:
+    """The embedded grammar if the text comes from it, judged by its first hundred sentences.
+
+    Sentences with words out of the vocabulary say nothing and are passed over.
+    """
+    probe = [text for text in texts[:_GRAMMAR_PROBE] if SPECIALS[UNK] not in text.split()]
+    grammar = Grammar()
+    return grammar if probe and all(map(grammar.is_grammatical, probe)) else None
+
+
+def _perplexities(
+    model: Model,
+    samples: Sequence[str],
+    train: Rows,
+    test: Sequence[str],
+    config: EvaluateConfig,
+    tell: Progress,
+) -> Figures:
+    figures: Figures = {}
+
+    def judge(text: Sequence[str], what: str) -> Judge:
+        said = f"training a judge on {len(text):,} {what} sentences"
+        tell(said)
+        return Judge.train(
+            text,
+            model.tokenizer,
+            config.judge,
+            model.device,
+            lambda progress: tell(f"{said}: {progress}"),
+        )
+
+    if config.reverse:
+        figures["reverse_perplexity"] = judge(samples, "generated").perplexity(test)
+    if config.reverse or config.forward:
+        real = model.tokenizer.decode_batch(read(train, len(samples), config.seed))
+        reader = judge(real, "real")
+        figures["real_perplexity"] = reader.perplexity(test)
+        if config.forward:
+            figures["forward_perplexity"] = reader.perplexity(samples)
+    return figures
+
+
+def _overlaps(model: Model, samples: Sequence[str], train: Rows) -> Figures:
+    first = samples[:_DISTINCT_SAMPLES]
+    return {
+        "self_bleu": overlap.self_bleu(samples),
+        **{f"distinct_{n}": overlap.distinct(first, n) for n in (1, 2, 3)},
+        "duplicates": overlap.duplicates(samples),
+        "copied": overlap.copied(model.tokenizer.encode_batch(list(samples)), train),
+    }
+
+
+def _reconstruction(pairs: Sequence[tuple[str, str]]) -> Figures:
+    found = reconstruction.compare(*zip(*pairs, strict=True))
+    return {
+        "reconstruction_accuracy": found.accuracy,
+        "reconstruction_exact": found.exact,
+        "reconstruction_bleu": found.bleu,
+        "bleu_signature": found.bleu_signature,
+    }
+
+
+def _latent(model: Model, test: Rows, config: EvaluateConfig) -> Figures:
+    system, device = model.system, model.device
+    key = Key(seed=config.seed, step=_ONCE, path=("evaluate",))
+    coded = cast(LatentSystem, system)
+    batches = _batches(test, config.latent_sentences, config.seed, device)
+    figures: Figures = {"reconstruction_nll": reconstruction.reconstruction_nll(coded, batches)}
+    if isinstance(system, VAE):
+        bound = latent.bound(system, batches, key.fold("bound"))
+        likelihood = latent.importance_weighted(
+            system, batches, config.importance_samples, key.fold("weights")
+        )
+        q = latent.posteriors(system, batches)
+        return figures | {
+            "elbo": bound.elbo,
+            "kl": bound.kl,
+            "iw_nll": likelihood.nll,
+            "iw_perplexity": likelihood.perplexity,
+            "mutual_information": latent.mutual_information(q, key.fold("information")),
+            "active_units": latent.active_units(q.mu),
+        }
+    real = _codes(coded, _batches(test, _FRECHET_SENTENCES, config.seed, device))
+    generated = model.sample_codes(len(real), config.seed)
+    return figures | {
+        "frechet": latent.frechet_distance(real, generated),
+        "code_norm": real.norm(dim=1).mean().item(),
+        "generated_norm": generated.norm(dim=1).mean().item(),
+    }
+
+
+def _validate_vae(vae: VAE, batches: Sequence[Batch], key: Key) -> dict[str, float]:
+    bound = latent.bound(vae, batches, key.fold("bound"))
+    return {
+        "negative_elbo": -bound.elbo,
+        "kl": bound.kl,
+        "active_units": latent.active_units(latent.posteriors(vae, batches).mu),
+    }
+
+
+def _walks(model: Model, sources: Sequence[str]) -> list[list[str]]:
+    """Sentences on the way between pairs of sources."""
+    pairs = zip(sources[0 : 2 * _SHOWN_WALKS : 2], sources[1 : 2 * _SHOWN_WALKS : 2], strict=False)
+    return [model.interpolate(a, b, _WALK_STEPS) for a, b in pairs]
+
+
+@torch.inference_mode()
+def _codes(system: LatentSystem, batches: Sequence[Batch]) -> Float[Tensor, "N C"]:
+    return torch.cat([system.encode(batch.tokens, batch.lengths) for batch in batches])
+
+
+def _batches(split: Rows, limit: int, seed: int, device: torch.device) -> list[Batch]:
+    """At most `limit` sentences of a split, drawn by the seed."""
+    rows = None if limit >= split.rows else limit
+    return [b.to(device) for b in sequential(split, _BATCH, limit_rows=rows, seed=seed)]
+
+
+def _write(
+    folder: Path,
+    figures: Figures,
+    samples: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    walks: Sequence[Sequence[str]],
+) -> None:
+    files = {
+        "evaluation.json": _json(figures),
+        "samples.txt": "".join(f"{sentence}\n" for sentence in samples[:_SHOWN_SAMPLES]),
+        "reconstructions.json": _json(pairs[:_SHOWN_RECONSTRUCTIONS]),
+        "interpolations.json": _json(walks),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

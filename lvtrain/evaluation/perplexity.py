@@ -1,0 +1,173 @@
+"""Perplexity by a recurrent language model, the judge of generated text (Zhao et al. 2018, §5.1).
+
+    reverse   a model trained on generated sentences, read on real ones: falls with both the quality
+              and the variety of the generated text
+    real      the same model trained on as many real sentences: what reverse perplexity can reach
+    forward   a model trained on real sentences, read on generated ones: fluency alone
+
+all exp(−Σ log p / number of words), every sentence end counted as a word and unknown words as one
+word, <unk>.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from lvtrain.config import OptimizerConfig
+from lvtrain.data.batches import Batch, Batches, sequential
+from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.errors import UserError
+from lvtrain.evaluation.sentences import MemorySplit, shuffled
+from lvtrain.randomness import Key
+from lvtrain.systems.language_model import LanguageModel, LanguageModelConfig
+from lvtrain.training.engine import TorchEngine
+
+Progress = Callable[[str], None]
+"""Told in a line what has been done."""
+
+# Step of the draw that happens once a judge rather than once a step.
+_ONCE = -1
+_READ_BATCH = 256
+# Epochs in a row that may bring nothing before training ends.
+_PATIENCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """The language model that judges, and its training: equal for all texts compared."""
+
+    embedding: int = 200
+    """Size of the word embeddings; equal to `hidden`, they are shared with the output layer."""
+    hidden: int = 200
+    """Size of the LSTM."""
+    layers: int = 1
+    """LSTM layers."""
+    dropout: float = 0.2
+    """Dropout before each layer and before the output."""
+    epochs: int = 4
+    """Passes over the training text; fewer where its held-out part gets no better."""
+    batch_size: int = 64
+    """Sentences a batch."""
+    held_out: float = 0.05
+    """Share of the training text kept apart to choose the epoch."""
+    max_held_out: int = 2_000
+    """Most sentences kept apart."""
+    seed: int = 0
+    """Of its start, its batches and its dropout."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=4e-3, clip=1.0, warmup=50, decay=1.0)
+    )
+    """Its optimiser; by default the rate falls linearly to 0."""
+
+
+class Judge:
+    """A trained language model that reads text."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, epochs: int) -> None:
+        self.model, self.tokenizer, self.epochs = model, tokenizer, epochs
+
+    @classmethod
+    def train(
+        cls,
+        sentences: Sequence[str],
+        tokenizer: Tokenizer,
+        config: JudgeConfig,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> Judge:
+        """Train a judge on a text; a function of the text, the configuration and its seed."""
+        ids = tokenizer.encode_batch(list(sentences))
+        model, epochs = train_judge(ids, tokenizer.vocab_size, config, device, progress)
+        return cls(model, tokenizer, epochs)
+
+    def perplexity(self, sentences: Sequence[str]) -> float:
+        """Perplexity of a text per word; its pieces, if the vocabulary is of pieces, are summed
+        into words."""
+        if not sentences:
+            raise UserError("perplexity: expected at least one sentence, found none")
+        ids = self.tokenizer.encode_batch(list(sentences))
+        words = sum(len(sentence.split()) + 1 for sentence in sentences)
+        batches = sequential(MemorySplit(ids), _READ_BATCH)
+        return math.exp(negative_log_likelihood(self.model, batches) / words)
+
+
+def train_judge(
+    sentences: Sequence[Sequence[int]],
+    vocab_size: int,
+    config: JudgeConfig,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[LanguageModel, int]:
+    """The language model of sentences of ids, and the epochs it was trained for.
+
+    Keeps the weights of the epoch that is best on a held-out part, and ends when the last two were
+    not better. Raises UserError where there is too little to train on.
+    """
+    count = len(sentences)
+    apart = min(config.max_held_out, round(config.held_out * count))
+    if config.held_out:
+        apart = max(apart, 1)
+    if count - apart < 1:
+        raise UserError(f"a judge needs at least two sentences to train on, found {count}")
+    order = shuffled(sentences, config.seed)
+    held_out, training = MemorySplit(order[:apart]), MemorySplit(order[apart:])
+
+    model = _start(config, vocab_size).to(device)
+    batches = _OnDevice(training, config, device)
+    steps = config.epochs * batches.per_epoch
+    game = model.game(lambda name, module, c: TorchEngine(name, module, c, steps))
+    best, kept, epochs = math.inf, model.state_dict(), 0
+    for epoch in range(config.epochs):
+        for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
+            game.iterate(batches, Key(seed=config.seed, step=step))
+        if apart:
+            nll = negative_log_likelihood(model, sequential(held_out, _READ_BATCH))
+            loss = nll / held_out.tokens
+        else:
+            loss = -epoch
+        if progress:
+            said = f", held-out perplexity {math.exp(loss):.1f}" if apart else ""
+            progress(f"epoch {epoch + 1} of {config.epochs}{said}")
+        if loss < best:
+            best, epochs = loss, epoch + 1
+            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        elif epoch + 1 >= epochs + _PATIENCE:
+            break
+    model.load_state_dict(kept)
+    return model.eval(), epochs
+
+
+@torch.inference_mode()
+def negative_log_likelihood(model: LanguageModel, batches: Iterable[Batch]) -> float:
+    """−Σ log p in nats over all words and sentence ends."""
+    total, device = 0.0, model.decoder.output.device
+    for batch in batches:
+        batch = batch.to(device)
+        loss = model.decoder.cross_entropy(None, batch.tokens, batch.lengths, reduction="sum")
+        total += loss.item()
+    return total
+
+
+class _OnDevice(Batches):
+    """The judge's batches where the judge is."""
+
+    def __init__(self, split: MemorySplit, config: JudgeConfig, device: torch.device | str) -> None:
+        super().__init__(split, batch_size=config.batch_size, seed=config.seed, by_length=True)
+        self.device = device
+
+    def at(self, index: int) -> Batch:
+        return super().at(index).to(self.device)
+
+
+def _start(config: JudgeConfig, vocab_size: int) -> LanguageModel:
+    shape = LanguageModelConfig(
+        embedding=config.embedding, hidden=config.hidden, layers=config.layers,
+        dropout=config.dropout, tied=config.embedding == config.hidden, optimizer=config.optimizer,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Key(seed=config.seed, step=_ONCE, path=("init",)).value())
+        return LanguageModel(shape, vocab_size)

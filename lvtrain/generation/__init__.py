@@ -1,0 +1,1 @@
+"""Codes to sentences, and walks in latent space."""

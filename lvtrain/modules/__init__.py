@@ -1,0 +1,1 @@
+"""The pieces systems are composed from."""

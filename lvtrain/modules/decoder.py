@@ -1,0 +1,122 @@
+"""Sentence decoder: an LSTM language model conditioned on a code at every step."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from lvtrain.data.tokenizer import BOS
+from lvtrain.kernels.cross_entropy import linear_cross_entropy
+from lvtrain.modules.encoder import LSTMLayer, dropped, embedded
+
+State = list[tuple[Tensor, Tensor]]
+
+
+class Memory(NamedTuple):
+    """What decoding carries from word to word: per layer (h, c) [B, H], and the constant gates."""
+
+    state: State
+    gates: list[Tensor]
+
+    def keep(self, rows: Tensor) -> Memory:
+        """The memory of some rows only: finished sentences leave the batch."""
+        gates = [g if g.dim() == 1 else g[rows] for g in self.gates]
+        return Memory([(h[rows], c[rows]) for h, c in self.state], gates)
+
+
+class Decoder(nn.Module):
+    """p(x | c) = ∏ p(x_t | x_{<t}, c): input [embedding of x_{t−1}; c], initial state zero.
+
+    With `code` 0 it is a recurrent language model.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding: int,
+        hidden: int,
+        code: int,
+        layers: int = 1,
+        tied: bool = False,
+        code_gain: float = 1.0,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sparse = sparse and not tied
+        self.code = code
+        self.embedding = nn.Parameter(torch.empty(vocab_size, embedding))
+        sizes = [(embedding, code)] + [(hidden, 0)] * (layers - 1)
+        self.layers = nn.ModuleList(LSTMLayer(size, hidden, c, code_gain) for size, c in sizes)
+        self.output = self.embedding if tied else nn.Parameter(torch.empty(vocab_size, hidden))
+        self.output_bias = nn.Parameter(torch.empty(vocab_size))
+
+    def states(
+        self,
+        code: Float[Tensor, "B C"] | None,
+        inputs: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        dropout: torch.Generator | None = None,
+        rate: float = 0.0,
+    ) -> Float[Tensor, "B T H"]:
+        """Hidden states under teacher forcing."""
+        x = embedded(inputs, self.embedding, self.sparse)
+        for layer in self.layers:
+            x, _, _ = layer(dropped(x, dropout, rate), lengths, code)
+        return dropped(x, dropout, rate)
+
+    def cross_entropy(
+        self,
+        code: Float[Tensor, "B C"] | None,
+        tokens: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        inputs: Int64[Tensor, "B T"] | None = None,
+        dropout: torch.Generator | None = None,
+        rate: float = 0.0,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+    ) -> Tensor:
+        """−log p(tokens | code) in nats over the real tokens: their mean, sum, or one each [N].
+
+        The real tokens are chosen before the projection onto the vocabulary, the dearest product of
+        all. `inputs` replaces the shifted tokens, for word dropout.
+        """
+        y = self.states(code, shifted(tokens) if inputs is None else inputs, lengths, dropout, rate)
+        real = real_tokens(tokens, lengths)
+        return linear_cross_entropy(
+            y[real], self.output, tokens[real], self.output_bias, reduction=reduction
+        )
+
+    def start(self, code: Float[Tensor, "B C"] | None, rows: int) -> Memory:
+        """The memory before the first word."""
+        layers = cast(list[LSTMLayer], list(self.layers))
+        hidden = self.output_bias.new_zeros(rows, layers[0].hidden)
+        state = [(hidden, hidden) for _ in layers]
+        return Memory(state, [layer.row_bias(code) for layer in layers])
+
+    def step(
+        self, words: Int64[Tensor, " B"], memory: Memory
+    ) -> tuple[Float[Tensor, "B V"], Memory]:
+        """Logits of the next word and the new memory, given the last word of each row."""
+        x = F.embedding(words, self.embedding)
+        state: State = []
+        layers = cast(list[LSTMLayer], list(self.layers))
+        for layer, (h, c), gates in zip(layers, memory.state, memory.gates, strict=True):
+            total = gates + x @ layer.w_ih.t() + h @ layer.w_hh.t()
+            i, f, g, o = total.chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * c.tanh()
+            state.append((x, c))
+        return F.linear(x, self.output, self.output_bias), Memory(state, memory.gates)
+
+
+def shifted(tokens: Int64[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
+    """What the decoder reads to predict `tokens`: the sentence start, then all but the last."""
+    return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens[:, :-1]], dim=1)
+
+
+def real_tokens(tokens: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Tensor:
+    """Mask [B, T] of the positions that hold words or the sentence end rather than padding."""
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]

@@ -1,0 +1,118 @@
+"""Configurations with a name, for each system."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lvtrain.config import OptimizerConfig, TrainConfig
+from lvtrain.errors import UserError, nearest
+from lvtrain.objectives.adversarial import LipschitzConfig
+from lvtrain.objectives.corruption import CorruptionConfig
+from lvtrain.objectives.divergence import KLConfig
+from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
+from lvtrain.systems.autoencoder import AutoencoderConfig
+from lvtrain.systems.language_model import LanguageModelConfig
+from lvtrain.systems.vae import VAEConfig
+
+Preset = tuple[Any, TrainConfig]
+"""A system's configuration and how long and on what to train it."""
+
+_SGD = OptimizerConfig(kind="sgd", lr=1.0, clip=1.0)
+_SLOW_ADAM = OptimizerConfig(lr=1e-4, betas=(0.5, 0.999))
+_NOISE = CorruptionConfig(drop=0.1, blank=0.1, shuffle=3.0)
+
+# The 15 epochs of Zhao et al. 2018, in iterations on their corpora.
+_SNLI = TrainConfig(steps=150_000, batch_size=64, validate_every=5_000, checkpoint_every=5_000)
+_1B = replace(_SNLI, batch_size=128, steps=3_500_000)
+
+ARAE_SNLI = ARAEConfig(
+    autoencoder=AutoencoderConfig(hidden=300, noise=0.05, optimizer=_SGD),
+    critic=CriticConfig(lipschitz=LipschitzConfig(weight=1.0)),
+    answer_scale=0.1,
+)
+ARAE_1B = ARAEConfig(
+    autoencoder=AutoencoderConfig(embedding=500, hidden=500, noise=0.1, optimizer=_SGD),
+    generator=GeneratorConfig(layers=(500, 500)),
+    critic=CriticConfig(layers=(500, 500), lipschitz=LipschitzConfig(weight=10.0)),
+    answer_scale=1.0,
+)
+# What the 2018 implementation does on SNLI, its defects included: the penalty on the slope of the
+# batch's mean, batch normalisation in the critic, gains drawn from N(0, 0.02²), generated codes off
+# the sphere.
+REFERENCE = ARAEConfig(
+    autoencoder=AutoencoderConfig(hidden=300, noise=0.05, optimizer=_SGD),
+    generator=GeneratorConfig(normalize=False, init_norm_gain=True, optimizer=_SLOW_ADAM),
+    critic=CriticConfig(
+        norm="batch",
+        init_norm_gain=True,
+        lipschitz=LipschitzConfig(weight=1.0, per_sample=False),
+        optimizer=_SLOW_ADAM,
+    ),
+    answer_scale=0.1,
+    schedule="alternating",
+)
+
+_TINY_AE = AutoencoderConfig(
+    embedding=128, hidden=192, code=64, noise=0.2, noise_decay=1.0,
+    optimizer=OptimizerConfig(lr=2e-3, clip=1.0, decay=0.5),
+)  # fmt: skip
+_TINY_GAME = OptimizerConfig(lr=5e-4, betas=(0.5, 0.9), decay=0.5)
+_TINY = TrainConfig(
+    steps=2_500, batch_size=128, validate_every=500, checkpoint_every=500, log_every=50
+)
+TINY = ARAEConfig(
+    autoencoder=_TINY_AE,
+    generator=GeneratorConfig(noise=64, layers=(256, 256), init=0.0, optimizer=_TINY_GAME),
+    critic=CriticConfig(layers=(256, 256), init=0.0, optimizer=_TINY_GAME),
+    answer_scale=0.01,
+)
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "arae": {
+        "default": (ARAE_SNLI, TrainConfig()),
+        "arae-snli": (ARAE_SNLI, _SNLI),
+        "arae-1b": (ARAE_1B, _1B),
+        "reference": (REFERENCE, _SNLI),
+        "tiny": (TINY, _TINY),
+    },
+    "ae": {
+        "default": (AutoencoderConfig(), TrainConfig()),
+        "tiny": (_TINY_AE, _TINY),
+    },
+    "dae": {
+        "default": (AutoencoderConfig(corruption=_NOISE), TrainConfig()),
+        "tiny": (replace(_TINY_AE, corruption=_NOISE), _TINY),
+    },
+    "vae": {
+        "default": (VAEConfig(), TrainConfig()),
+        "tiny": (
+            VAEConfig(
+                embedding=128, hidden=192, latent=32, word_dropout=0.2,
+                kl=KLConfig(anneal_steps=1_000, free_bits=0.1),
+                optimizer=OptimizerConfig(lr=2e-3, clip=5.0, decay=0.5),
+            ),
+            _TINY,
+        ),
+    },
+    "lm": {
+        "default": (LanguageModelConfig(), TrainConfig()),
+        "tiny": (
+            LanguageModelConfig(
+                embedding=128, hidden=192, optimizer=OptimizerConfig(lr=2e-3, clip=1.0, decay=0.5)
+            ),
+            _TINY,
+        ),
+    },
+}  # fmt: skip
+
+
+def preset(system: str, name: str) -> Preset:
+    """The configurations of `system` called `name`; raises UserError naming the nearest."""
+    choices = PRESETS[system]
+    if name not in choices:
+        raise UserError(
+            f"--preset: unknown preset '{name}' for {system}: expected one of "
+            f"{', '.join(choices)}{nearest(name, choices)}"
+        )
+    return choices[name]

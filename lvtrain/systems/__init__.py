@@ -1,0 +1,92 @@
+"""The systems by name; a system's file is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lvtrain.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from lvtrain.modules.decoder import Decoder
+    from lvtrain.randomness import Key
+    from lvtrain.training.engine import EngineFactory
+    from lvtrain.training.game import Game
+
+
+class System(Protocol):
+    """What every system's class offers to training, generation and evaluation."""
+
+    config: Any
+    vocab_size: int
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules of a checkpoint, by name: together they hold every parameter once."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """Codes to words."""
+        ...
+
+    def game(self, engine: EngineFactory) -> Game:
+        """The system's players around engines."""
+        ...
+
+
+class LatentSystem(System, Protocol):
+    """A system that gives sentences codes."""
+
+    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Codes [B, C] of sentences [B, T]."""
+        ...
+
+
+class GenerativeSystem(System, Protocol):
+    """A system with a prior over codes."""
+
+    def sample_codes(self, n: int, key: Key, device: torch.device) -> Tensor:
+        """Codes [n, C] from the prior."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a system is, without importing it."""
+
+    module: str
+    config: str
+    system: str
+    summary: str
+
+    def load(self) -> tuple[type, type]:
+        """Its configuration class and its system class."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.system)
+
+
+SYSTEMS = {
+    "arae": Entry("lvtrain.systems.arae", "ARAEConfig", "ARAE",
+                  "adversarially regularised autoencoder (Zhao et al. 2018)"),
+    "ae": Entry("lvtrain.systems.autoencoder", "AutoencoderConfig", "Autoencoder",
+                "autoencoder"),
+    "dae": Entry("lvtrain.systems.autoencoder", "AutoencoderConfig", "Autoencoder",
+                 "denoising autoencoder"),
+    "vae": Entry("lvtrain.systems.vae", "VAEConfig", "VAE",
+                 "variational autoencoder (Bowman et al. 2016)"),
+    "lm": Entry("lvtrain.systems.language_model", "LanguageModelConfig", "LanguageModel",
+                "recurrent language model"),
+}  # fmt: skip
+
+
+def entry(name: str) -> Entry:
+    """The system called `name`; raises UserError naming the nearest where there is none."""
+    if name not in SYSTEMS:
+        known = ", ".join(SYSTEMS)
+        raise UserError(f"unknown system '{name}': expected one of {known}{nearest(name, SYSTEMS)}")
+    return SYSTEMS[name]

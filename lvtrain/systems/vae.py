@@ -1,0 +1,145 @@
+"""Variational autoencoder for sentences (Bowman et al. 2016, arXiv 1511.06349).
+
+    q(z | x) = N(μ(x), diag σ²(x)) from the encoder's last state
+    loss     = E_q[−log p(x | z)] + β · KL(q(z | x) ‖ p(z))          (nats a sentence)
+
+with p(z) = N(0, I) or a learnt mixture of Gaussians, β annealed from 0, free bits and word dropout
+against posterior collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from lvtrain.config import OptimizerConfig
+from lvtrain.data.batches import Batch
+from lvtrain.kernels.reparameterize import reparameterize
+from lvtrain.modules.decoder import Decoder, shifted
+from lvtrain.modules.encoder import Encoder, uniform_init
+from lvtrain.modules.latent import Gaussian, MixturePrior
+from lvtrain.objectives.corruption import drop_words
+from lvtrain.objectives.divergence import KLConfig, kl_term, mixture_kl
+from lvtrain.randomness import Key
+from lvtrain.training.engine import Engine, EngineFactory
+from lvtrain.training.game import Game, Metrics, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """Shapes, divergence and optimiser of a sentence VAE."""
+
+    embedding: int = 300
+    """Size of the word embeddings."""
+    hidden: int = 300
+    """Size of the LSTMs."""
+    latent: int = 32
+    """Dimensions of z."""
+    layers: int = 1
+    """LSTM layers of encoder and decoder."""
+    dropout: float = 0.0
+    """Dropout between layers."""
+    word_dropout: float = 0.0
+    """Share of the decoder's input words replaced by <unk>."""
+    components: int = 1
+    """Gaussians in the prior; 1 is N(0, I)."""
+    init: float = 0.1
+    """Parameters start from U(−init, init)."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    """Weight of the KL term."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=5.0))
+    """Optimiser."""
+
+
+class VAE(nn.Module):
+    """Encoder, Gaussian posterior, prior and decoder."""
+
+    def __init__(self, config: VAEConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size = config, vocab_size
+        self.encoder = Encoder(vocab_size, config.embedding, config.hidden, config.layers)
+        self.posterior_head = Gaussian(config.hidden, config.latent)
+        self.decoder = Decoder(
+            vocab_size, config.embedding, config.hidden, config.latent, config.layers
+        )
+        uniform_init(self, config.init)
+        self.prior = MixturePrior(config.latent, config.components)
+        self.prior.spread(1.0)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules of a checkpoint, by name."""
+        return {"model": self}
+
+    def posterior(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        dropout: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+        """μ and log σ² of q(z | x)."""
+        h = self.encoder(tokens, lengths, dropout, self.config.dropout)
+        mu, logvar = self.posterior_head(h)
+        return mu, logvar
+
+    def encode(
+        self, tokens: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B Z"]:
+        """The posterior means of sentences."""
+        return self.posterior(tokens, lengths)[0]
+
+    def sample_codes(self, n: int, key: Key, device: torch.device) -> Float[Tensor, "n Z"]:
+        """n draws from the prior."""
+        noise = key.fold("noise").normal(n, self.config.latent, device=device)
+        return self.prior.sample(noise, key.fold("component").uniform(n, device=device))
+
+    def game(self, engine: EngineFactory) -> Game:
+        """A game of one."""
+        return Game(model=VAEPlayer(self, engine("model", self, self.config.optimizer)))
+
+
+class VAEPlayer:
+    """The VAE as a player that proposes nothing."""
+
+    def __init__(self, vae: VAE, engine: Engine) -> None:
+        self.vae, self.engine = vae, engine
+        self.engines: Mapping[str, Engine] = {"model": engine}
+
+    def propose(self, batch: Batch, key: Key) -> Tensors:
+        self._batch, self._key = batch, key
+        return {}
+
+    def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
+        return [{} for _ in batches]
+
+    def decode(self) -> None:
+        vae, config, batch, key = self.vae, self.vae.config, self._batch, self._key
+        vae.train()
+        device = batch.tokens.device
+        dropout = key.fold("dropout").generator(device) if config.dropout else None
+        mu, logvar = vae.posterior(batch.tokens, batch.lengths, dropout)
+        z, kl = reparameterize(mu, logvar, key.fold("z").seed_tensor(device))
+        if config.components > 1:
+            kl = mixture_kl(z, mu, logvar, vae.prior)
+        inputs = drop_words(shifted(batch.tokens), config.word_dropout, key.fold("word dropout"))
+        nll = vae.decoder.cross_entropy(
+            z, batch.tokens, batch.lengths, inputs, dropout, config.dropout, reduction="sum"
+        )
+        rows = len(batch.rows)
+        self._beta = config.kl.weight(key.step)
+        self._loss = nll / rows + self._beta * kl_term(kl, config.kl)
+        self._metrics = {
+            "reconstruction": nll.item() / batch.words,
+            "kl": kl.sum().item() / rows,
+            "elbo": -(nll.item() + kl.sum().item()) / rows,
+            "beta": self._beta,
+        }
+
+    def learn(self, answer: Tensors | None) -> Metrics:
+        self.engine.backward(self._loss)
+        norm = self.engine.step(self._key.step)
+        return {"loss": self._loss.item(), **self._metrics, "gradient_norm": norm}

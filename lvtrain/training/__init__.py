@@ -1,0 +1,1 @@
+"""Playing a game step by step: engines, checkpoints, logs."""

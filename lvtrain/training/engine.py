@@ -1,0 +1,114 @@
+"""The seam between a player and how its parameters are updated.
+
+A player computes one loss, calls `backward` once and `step` once. No graph crosses an engine: what
+another player contributes to a loss arrives as a detached tensor. Under that rule the same player
+runs on plain torch here and on other engines elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lvtrain.config import OptimizerConfig
+from lvtrain.errors import NonFiniteLoss
+
+
+class Engine(Protocol):
+    """Updates the parameters of one module."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Differentiate `loss`, the only one of this update; raises NonFiniteLoss before it."""
+        ...
+
+    def step(self, step: int) -> float:
+        """Update the parameters at training step `step`; gives the gradient norm before clipping
+        (0 where clipping is off)."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint needs: parameters, buffers and optimiser state, by name."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave."""
+        ...
+
+
+EngineFactory = Callable[[str, nn.Module, OptimizerConfig], Engine]
+"""Makes the engine of one part of a system: its name, its module, its optimiser."""
+
+
+class TorchEngine:
+    """One process, one torch optimiser."""
+
+    def __init__(self, name: str, module: nn.Module, config: OptimizerConfig, steps: int) -> None:
+        self.name, self.module, self.config, self.steps = name, module, config, steps
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = parameters
+        if config.kind == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                parameters, lr=config.lr, betas=config.betas, fused=True
+            )
+        else:
+            self.optimizer = torch.optim.SGD(parameters, lr=config.lr)
+
+    def backward(self, loss: Tensor) -> None:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteLoss(self.name, "loss", value)
+        # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def step(self, step: int) -> float:
+        rate = self.config.rate(step, self.steps)
+        norm = 0.0
+        if self.config.clip:
+            total = self._gradient_norm()
+            norm = total.item()
+            if not math.isfinite(norm):
+                raise NonFiniteLoss(self.name, "gradient norm", norm)
+            if self.config.kind == "sgd":
+                # lr · (s · g) = (lr · s) · g: one pass over the gradients less.
+                rate *= min(1.0, self.config.clip / (norm + 1e-6))
+            else:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return norm
+
+    def _gradient_norm(self) -> Tensor:
+        """‖g‖₂ over all parameters; sums the entries of sparse gradients that share a row."""
+        gradients = []
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad.values())
+            elif parameter.grad is not None:
+                gradients.append(parameter.grad)
+        return nn.utils.get_total_norm(gradients, foreach=True)
+
+    def state(self) -> dict[str, Tensor]:
+        state = {f"module.{name}": t for name, t in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            for key, tensor in self.optimizer.state.get(parameter, {}).items():
+                if tensor is not None:
+                    state[f"optimizer.{name}.{key}"] = tensor
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        module = {n.removeprefix("module."): t for n, t in state.items() if n.startswith("module.")}
+        self.module.load_state_dict(module)
+        for name, parameter in self.module.named_parameters():
+            prefix = f"optimizer.{name}."
+            held = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            if held:
+                self.optimizer.state[parameter] = {
+                    key: tensor.to(parameter.device) for key, tensor in held.items()
+                }

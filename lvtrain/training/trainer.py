@@ -1,0 +1,138 @@
+"""The loop: play, log, validate, commit; until the steps are done or someone asks to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lvtrain.config import TrainConfig
+from lvtrain.data.batches import Batches
+from lvtrain.errors import NonFiniteLoss
+from lvtrain.randomness import Key
+from lvtrain.training.checkpoint import Checkpoint, commit
+from lvtrain.training.game import Game
+from lvtrain.training.log import RunLog
+
+Validate = Callable[[int], Mapping[str, float]]
+"""Figures on the validation split at a step. The first is the one that selects: lower is better."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the step it reached, whether it was asked to stop, its best validation."""
+
+    step: int
+    stopped: bool
+    best: dict[str, Any] | None
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and the first Ctrl-C into a question asked between steps; a second Ctrl-C
+    interrupts at once."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def restore(game: Game, checkpoint: Checkpoint) -> None:
+    """Put every engine of the game back to where a checkpoint left it."""
+    for name, engine in game.engines.items():
+        engine.load(checkpoint.tensors(name))
+
+
+def train(
+    game: Game,
+    batches: Batches,
+    config: TrainConfig,
+    run: Path,
+    log: RunLog,
+    validate: Validate | None = None,
+    resume: Checkpoint | None = None,
+) -> Outcome:
+    """Play `game` on `batches` up to `config.steps`, from `resume` on where there is one.
+
+    A step is a pure function of the weights and (seed, step), so a run that was killed and resumed
+    ends in the same weights, bit for bit, as one that was not. Raises NonFiniteLoss before the
+    update that would have been spoilt, after writing which batch it was to `nonfinite.json`.
+    """
+    step = resume.step if resume else 0
+    best: dict[str, Any] | None = resume.meta.get("best") if resume else None
+    committed = step if resume else -1
+    if resume:
+        restore(game, resume)
+
+    def save() -> None:
+        nonlocal committed
+        if committed == step:
+            return
+        tensors = {name: engine.state() for name, engine in game.engines.items()}
+        keep = [best["step"]] if best else []
+        commit(run / "checkpoints", step, tensors, {"step": step, "best": best}, config.keep, keep)
+        committed = step
+
+    with stop_requests() as stop:
+        while step < config.steps and not stop():
+            key = Key(seed=config.seed, step=step)
+            try:
+                metrics, words = game.iterate(batches, key)
+            except NonFiniteLoss as error:
+                path = _report_nonfinite(run, game, batches, step, error)
+                where = f" at step {step}: stopped before the update; its batches are in {path}"
+                raise NonFiniteLoss(error.player, error.quantity, error.value, where) from None
+            step += 1
+            log.step(step, words, metrics)
+            last = step == config.steps
+            if validate and config.validate_every and (step % config.validate_every == 0 or last):
+                with log.untimed():
+                    figures = dict(validate(step))
+                name, value = next(iter(figures.items()))
+                better = math.isfinite(value) and (best is None or value < best["value"])
+                if better:
+                    best = {"step": step, "metric": name, "value": value}
+                log.validation(step, figures, best=better)
+                if better:
+                    save()
+            if step % config.checkpoint_every == 0 or last:
+                save()
+        stopped = step < config.steps
+        save()
+    return Outcome(step, stopped, best)
+
+
+def _report_nonfinite(
+    run: Path, game: Game, batches: Batches, step: int, error: NonFiniteLoss
+) -> Path:
+    """Write down the step, the player and the batches of an iteration that was not taken."""
+    first = step * game.batches_per_iteration
+    report = {
+        "step": step,
+        "player": error.player,
+        "quantity": error.quantity,
+        "value": str(error.value),
+        "batches": [
+            {"index": i, "rows": batches.at(i).rows.tolist()}
+            for i in range(first, first + game.batches_per_iteration)
+        ],
+    }
+    path = run / "nonfinite.json"
+    path.write_text(json.dumps(report, indent=2))
+    return path

@@ -1,0 +1,27 @@
+"""What many tests share: a small store of the embedded grammar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+
+# Shapes here are tiny: a second thread would cost more than it gives.
+torch.set_num_threads(1)
+# A busy machine is slow without being wrong.
+settings.register_profile("lvtrain", deadline=None)
+settings.load_profile("lvtrain")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 600 sentences of the grammar, 60 of them for validation."""
+    path = tmp_path_factory.mktemp("data") / "store"
+    sentences = Grammar().sample(660, seed=0)
+    prepare_sentences(sentences[:600], sentences[600:], config=PrepareConfig(), out=path)
+    return path

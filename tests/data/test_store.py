@@ -1,0 +1,191 @@
+"""Reading what was prepared, and what is said of a store that is not whole."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvtrain.data import shards, store
+from lvtrain.data.prepare import PrepareConfig, Sentences, prepare_sentences
+from lvtrain.data.store import Split, Store, Verify
+from lvtrain.data.tokenizer import EOS, PAD
+from lvtrain.errors import UserError
+
+CHOOSER = random.Random(0)
+LINES = [" ".join(CHOOSER.choices("abcdefgh", k=CHOOSER.randint(1, 12))) for _ in range(300)]
+ORDERED = sorted(LINES, key=lambda line: len(line.split()))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "store"
+    train = Sentences(
+        texts=LINES,
+        labels=[line[0] for line in LINES],
+        targets=[line[::-1].upper() for line in LINES],
+    )
+    prepare_sentences(train, config=PrepareConfig(valid_fraction=0), out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def split(path: Path) -> Split:
+    return Store.open(path).split("train")
+
+
+def copy(path: Path, to: Path) -> Path:
+    for file in path.rglob("*"):
+        if file.is_file():
+            target = to / file.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    return to
+
+
+def test_a_split_knows_its_size(split: Split) -> None:
+    assert split.rows == len(split) == 300
+    assert split.tokens == sum(len(line.split()) + 1 for line in LINES)
+    assert split.max_length == 12
+    lengths = split.lengths(np.arange(300)).tolist()
+    assert lengths == [len(line.split()) for line in ORDERED]
+    for length, first, rows in split.buckets:
+        assert lengths[first : first + rows] == [length] * rows
+
+
+@given(st.lists(st.integers(0, 299), min_size=1, max_size=50))
+def test_rows_are_gathered_in_the_order_asked_for(
+    path: Path, split: Split, rows: list[int]
+) -> None:
+    tokenizer = Store.open(path, verify="size").tokenizer
+    tokens, lengths = split.gather(np.array(rows))
+    assert tokens.dtype == lengths.dtype == np.int64
+    assert tokens.shape == (len(rows), lengths.max())
+    for row, ids, length in zip(rows, tokens.tolist(), lengths.tolist(), strict=True):
+        assert ids == [*tokenizer.encode(ORDERED[row]), EOS] + [PAD] * (len(ids) - length)
+        assert split.sentence(row) == ids[: length - 1]
+    assert split.labels(np.array(rows)).tolist() == ["abcdefgh".index(ORDERED[r][0]) for r in rows]
+    assert (split.target_lengths(np.array(rows)) + 1 == split.targets(np.array(rows))[1]).all()
+
+
+def test_targets_follow_their_rows(path: Path, split: Split) -> None:
+    opened = Store.open(path)
+    assert opened.target_tokenizer is not None
+    rows = np.array([299, 0, 150, 150])
+    tokens, lengths = split.targets(rows)
+    texts = [ORDERED[row][::-1].upper() for row in rows]
+    assert opened.target_tokenizer.decode_batch(tokens) == texts
+    assert lengths.tolist() == [len(text.split()) + 1 for text in texts]
+    assert tokens[1, lengths[1] - 1] == EOS
+    assert (tokens[1, lengths[1] :] == PAD).all()
+
+
+def test_large_splits_read_the_same_in_parts(
+    path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MAPPED_BYTES", 400)
+    monkeypatch.setattr(store, "RESIDENT_BYTES", 0)
+    rows = np.random.default_rng(0).permutation(300)
+    again = Store.open(path).split("train")
+    for one, other in zip(again.gather(rows), split.gather(rows), strict=True):
+        assert np.array_equal(one, other)
+    for one, other in zip(again.targets(rows), split.targets(rows), strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(again.labels(rows), split.labels(rows))
+
+
+def test_rows_out_of_range_are_refused(split: Split) -> None:
+    for row in (-1, 300):
+        with pytest.raises(IndexError, match="row outside"):
+            split.gather(np.array([row]))
+    assert split.gather(np.array([], dtype=np.int64))[0].shape == (0, 1)
+
+
+def test_unknown_splits_are_named(path: Path) -> None:
+    with pytest.raises(UserError, match=r"no split 'trian', expected one of train .*'train'"):
+        Store.open(path).split("trian")
+
+
+def test_the_digest_names_the_contents(path: Path, tmp_path: Path) -> None:
+    assert Store.open(copy(path, tmp_path / "copy")).digest == Store.open(path).digest
+    config = PrepareConfig(valid_fraction=0)
+    prepare_sentences(LINES[1:], config=config, out=tmp_path / "other")
+    assert Store.open(tmp_path / "other").digest != Store.open(path).digest
+
+
+def test_what_is_no_store_is_said(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such store"):
+        Store.open(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=re.escape("did you mean 'store'?")):
+        Store.open(path.with_name("sotre"))
+    with pytest.raises(UserError, match=re.escape("not a store: no store.json")):
+        Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("verify", ["auto", "full"])
+def test_a_changed_byte_anywhere_is_found_and_named(
+    path: Path, tmp_path: Path, verify: Verify
+) -> None:
+    broken = copy(path, tmp_path / "store")
+    chooser = random.Random(1)
+    files = [file for file in broken.rglob("*") if file.is_file()]
+    for file in files:
+        content = file.read_bytes()
+        place = chooser.randrange(len(content))
+        if file.name == "store.json":
+            place = content.index(b'"rows"') + 8
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(UserError) as error:
+            assert Store.open(broken, verify=verify).target_tokenizer is None
+        assert str(file) in str(error.value) or file.name == "store.json"
+        assert "\n" not in str(error.value)
+        file.write_bytes(content)
+    Store.open(broken, verify=verify)
+
+
+@pytest.mark.parametrize("verify", ["auto", "size", "full"])
+def test_a_truncated_shard_is_named(path: Path, tmp_path: Path, verify: Verify) -> None:
+    broken = copy(path, tmp_path / "store")
+    file = broken / "train" / "len-0005-00000.arrow"
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[: size // 2])
+    with pytest.raises(UserError, match=f"truncated shard: expected {size:,} bytes") as error:
+        Store.open(broken, verify=verify)
+    assert str(file) in str(error.value)
+
+
+def test_ids_beyond_the_vocabulary_are_never_returned(path: Path, tmp_path: Path) -> None:
+    broken = copy(path, tmp_path / "store")
+    file = broken / "train" / "len-0005-00000.arrow"
+    content = bytearray(file.read_bytes())
+    row = Store.open(path).split("train")
+    first = next(first for length, first, _ in row.buckets if length == 5)
+    start = content.index(np.array(row.sentence(first), dtype=np.uint16).tobytes())
+    content[start : start + 2] = b"\xff\xff"
+    file.write_bytes(content)
+    opened = Store.open(broken, verify="size")
+    with pytest.raises(UserError, match=r"len-0005-00000.arrow: corrupt shard: .* found 65,535"):
+        opened.split("train").gather(np.array([first]))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 99}', "nonsense"])
+def test_a_broken_index_is_named(path: Path, tmp_path: Path, content: str) -> None:
+    broken = copy(path, tmp_path / "store")
+    (broken / "store.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(broken / "store.json"))) as error:
+        Store.open(broken)
+    assert "\n" not in str(error.value)
+
+
+def test_figures_are_plain_json(path: Path) -> None:
+    info = Store.open(path).info
+    figures = json.loads(json.dumps(info.figures()))
+    assert figures["splits"]["train"]["sentences"] == 300
+    assert "train" in info.summary()
+    assert "300" in info.summary()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lvtrain.kernels import reference
+from lvtrain.kernels.gradient_penalty import _layers, gradient_penalty
+
+ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "tanh": nn.Tanh}
+NORMS = {
+    "none": lambda width: [],
+    "layer": lambda width: [nn.LayerNorm(width)],
+    "layer-plain": lambda width: [nn.LayerNorm(width, elementwise_affine=False)],
+    "layer-no-bias": lambda width: [nn.LayerNorm(width, bias=False)],
+    "batch": lambda width: [nn.BatchNorm1d(width)],
+    "batch-plain": lambda width: [nn.BatchNorm1d(width, affine=False)],
+    "batch-untracked": lambda width: [nn.BatchNorm1d(width, track_running_stats=False)],
+}
+
+
+def points(batch: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, width, generator=generator, dtype=torch.float64)
+
+
+def critic(activation: str, norm: str, width: int = 6, code: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    make, normalise = ACTIVATIONS[activation], NORMS[norm]
+    model = nn.Sequential(
+        nn.Sequential(nn.Linear(code, width), *normalise(width), make()),
+        nn.Linear(width, width + 1, bias=False),
+        *normalise(width + 1),
+        make(),
+        nn.Linear(width + 1, 1),
+    ).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    model(points(9, code))
+    return model
+
+
+def expected(model: nn.Module, x: Tensor, per_sample: bool) -> tuple[Tensor, list[Tensor]]:
+    """Double backward through autograd, the points' own gradient included."""
+    x = x.clone().requires_grad_()
+    scores = model(x)
+    total = scores.sum() if per_sample else scores.mean()
+    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    penalty = 3 * (gradient.norm(dim=1) - 0.8).square().mean()
+    return penalty, torch.autograd.grad(
+        penalty * 1.7, [x, *model.parameters()], materialize_grads=True
+    )
+
+
+@pytest.mark.parametrize("per_sample", [True, False], ids=["per-sample", "batch-mean"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_agrees_with_double_backward(activation, norm, training, per_sample):
+    model = critic(activation, norm).train(training)
+    assert _layers(model) is not None
+    x = points(7, 4).requires_grad_()
+    penalty = gradient_penalty(model, x, 3.0, 0.8, per_sample)
+    found = torch.autograd.grad(penalty * 1.7, [x, *model.parameters()])
+    value, gradients = expected(model, x.detach(), per_sample)
+    torch.testing.assert_close(penalty, value, rtol=1e-10, atol=1e-12)
+    for a, b in zip(found, gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33])
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 1, 1), (4, 5, 3, 2, 1)], ids=str)
+def test_any_depth_and_width(sizes, batch):
+    layers: list[nn.Module] = []
+    torch.manual_seed(0)
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    model = nn.Sequential(*layers[:-1]).double()
+    x = points(batch, sizes[0])
+    penalty = gradient_penalty(model, x, 3.0, 0.8)
+    found = torch.autograd.grad(penalty * 1.7, list(model.parameters()))
+    value, gradients = expected(model, x, per_sample=True)
+    torch.testing.assert_close(penalty, value)
+    for a, b in zip(found, gradients[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_parameters_by_finite_differences():
+    model = critic("tanh", "batch")
+    names = [name for name, _ in model.named_parameters()]
+    x = points(5, 4)
+
+    def run(*values: Tensor) -> Tensor:
+        with torch.no_grad():
+            for name, value in zip(names, values, strict=True):
+                model.get_parameter(name).copy_(value)
+        return reference.gradient_penalty(model, x, 2.0)
+
+    penalty = gradient_penalty(model, x, 2.0)
+    gradients = torch.autograd.grad(penalty, list(model.parameters()))
+    values = [p.detach().clone() for p in model.parameters()]
+    step = 1e-6
+    for k, gradient in enumerate(gradients):
+        direction = torch.randn_like(values[k])
+        ahead, behind = (
+            run(*(v + s * step * direction if j == k else v for j, v in enumerate(values)))
+            for s in (1, -1)
+        )
+        torch.testing.assert_close(
+            ((ahead - behind) / (2 * step)).detach(),
+            (gradient * direction).sum(),
+            rtol=1e-6,
+            atol=1e-8,
+        )
+
+
+def test_a_layer_used_twice_gets_both_gradients():
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(4, 1)).double()
+    x = points(5, 4)
+    found = torch.autograd.grad(gradient_penalty(model, x, 3.0, 0.8), list(model.parameters()))
+    _, gradients = expected(model, x, per_sample=True)
+    for a, b in zip(found, gradients[1:], strict=True):
+        torch.testing.assert_close(a * 1.7, b)
+
+
+def test_frozen_parameters_get_no_gradient():
+    model = critic("tanh", "layer")
+    _, gradients = expected(model, points(5, 4), per_sample=True)
+    model[0][0].weight.requires_grad_(False)
+    gradient_penalty(model, points(5, 4), 3.0, 0.8).backward()
+    assert model[0][0].weight.grad is None
+    torch.testing.assert_close(model[1].weight.grad * 1.7, gradients[5])
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd"])
+def test_running_statistics_are_left_alone(kind):
+    model = critic("relu", "batch")
+    if kind == "autograd":
+        model = nn.Sequential(model, nn.Flatten(0))
+        assert _layers(model) is None
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert before
+    gradient_penalty(model, points(5, 4), 1.0).backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+class Squared(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Squared(),
+        nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 1)).double(),
+        nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double(),
+        nn.Sequential(nn.Linear(4, 2)).double(),
+        nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Linear(3, 1)).double(),
+        nn.Sequential(
+            nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 1)
+        ).double(),
+    ],
+    ids=["own-module", "gelu", "no-linear-end", "two-scores", "dropout", "spectral-norm"],
+)
+def test_any_other_critic_goes_through_autograd(model):
+    assert _layers(model) is None
+    penalty = gradient_penalty(model, points(3, 4), 1.0)
+    if list(model.parameters()):
+        penalty.backward()
+    assert penalty.isfinite()
+
+
+def test_a_hook_is_honoured():
+    model = critic("tanh", "none")
+    model[1].register_forward_hook(lambda module, args, out: out * 2)
+    x = points(5, 4)
+    value, _ = expected(model, x, per_sample=True)
+    torch.testing.assert_close(gradient_penalty(model, x, 3.0, 0.8), value)
+
+
+@pytest.mark.parametrize("end", [nn.Linear(6, 1), nn.Sequential(nn.Linear(6, 1), nn.Flatten())])
+def test_a_gradient_of_zero_gives_finite_gradients(end):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), end).double()
+    nn.init.constant_(model[0].bias, -100.0)
+    penalty = gradient_penalty(model, points(3, 4), 2.0)
+    penalty.backward()
+    assert penalty.item() == 2.0
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
+
+
+def test_without_a_graph_the_value_is_the_same():
+    model = critic("leaky", "batch")
+    with_graph = gradient_penalty(model, points(5, 4), 2.0)
+    with torch.no_grad():
+        without = gradient_penalty(model, points(5, 4), 2.0)
+    assert torch.equal(with_graph, without) and not without.requires_grad
+
+
+def test_single_precision_stays_near_double():
+    model = critic("leaky", "batch", width=64, code=32)
+    _, gradients = expected(model, points(64, 32), per_sample=True)
+    single = model.float()
+    penalty = gradient_penalty(single, points(64, 32).float(), 3.0, 0.8) * 1.7
+    for a, b in zip(
+        torch.autograd.grad(penalty, list(single.parameters())), gradients[1:], strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-7
+
+
+def test_a_second_derivative_is_refused():
+    model = critic("tanh", "none")
+    penalty = gradient_penalty(model, points(3, 4), 1.0)
+    with pytest.raises(RuntimeError, match="gradient_penalty can be differentiated once"):
+        penalty.backward(create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(4).double(), "x: expected floats of shape [B, C]"),
+        (torch.zeros(0, 4).double(), "x: expected floats of shape [B, C]"),
+        (torch.zeros(2, 4).long(), "x: expected floats of shape [B, C]"),
+        (torch.zeros(2, 3).double(), "x: expected shape [B, 4], found [2, 3]"),
+        (torch.zeros(2, 4), "x: expected torch.float64 on cpu like the critic"),
+    ],
+)
+def test_a_wrong_argument_is_named(x, message):
+    with pytest.raises(ValueError) as raised:
+        gradient_penalty(critic("relu", "none"), x, 1.0)
+    assert str(raised.value).startswith(message)
