@@ -12,7 +12,7 @@ from benchmarks.contest import Step
 from benchmarks.eager_arae import EagerARAE
 from benchmarks.synthetic import SyntheticSplit
 from lvtrain.config import OptimizerConfig
-from lvtrain.data.batches import Batch, Batches, Rows
+from lvtrain.data.batches import Batches, Rows
 from lvtrain.data.store import Store
 from lvtrain.randomness import Key
 from lvtrain.systems.arae import ARAE, ARAEConfig
@@ -22,17 +22,6 @@ from lvtrain.training.memory import keep_freed_memory
 
 STEPS = 1_000_000
 """Length of the run that the iterations are taken from: rates may decay towards its end."""
-
-
-class DeviceBatches(Batches):
-    """Batches on the device that trains."""
-
-    def __init__(self, split: Rows, *, batch_size: int, seed: int, device: str) -> None:
-        super().__init__(split, batch_size=batch_size, seed=seed)
-        self.device = device
-
-    def at(self, index: int) -> Batch:
-        return super().at(index).to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +36,10 @@ class Setup:
     seed: int
     device: str
     threads: int
+    apart: bool
+    """Each contestant has a process of its own, so that it may set it up."""
 
-    def batches(self) -> DeviceBatches:
+    def batches(self) -> Batches:
         split: Rows
         if self.store:
             split = Store.open(self.store).split("train")
@@ -56,7 +47,7 @@ class Setup:
             split = SyntheticSplit(
                 sentences=self.sentences, vocab_size=self.vocab_size, seed=self.seed
             )
-        return DeviceBatches(split, batch_size=self.batch_size, seed=self.seed, device=self.device)
+        return Batches(split, batch_size=self.batch_size, seed=self.seed, device=self.device)
 
     def game(
         self, schedule: Schedule, engine_type: type[TorchEngine] = TorchEngine
@@ -72,7 +63,7 @@ class Setup:
     def start(self, *, keep_memory: bool) -> None:
         """Set the process up."""
         torch.set_num_threads(self.threads)
-        if keep_memory:
+        if keep_memory and self.apart:
             keep_freed_memory()
 
     def finish(self) -> None:

@@ -9,8 +9,8 @@ written the straightforward way with PyTorch's own layers:
 - the gradient penalty by double backward;
 - one update after another, by the optimisers' plain loops.
 
-Gates, initialisation and losses agree with lvtrain's: given the same weights the losses are equal,
-and a test holds that. Shapes: B batch, T time, C code, V vocabulary.
+Given the same weights its losses are those of lvtrain, and a test holds that. Shapes: B batch,
+T time, C code, V vocabulary.
 """
 
 from __future__ import annotations
@@ -95,9 +95,13 @@ class EagerAutoencoder(nn.Module):
 
 
 class EagerARAE:
-    """The whole game: modules, optimisers and one iteration."""
+    """The whole game: modules, optimisers and one iteration.
+
+    Raises ValueError for a configuration that the 2018 reference has no counterpart of.
+    """
 
     def __init__(self, config: ARAEConfig, vocab_size: int, device: torch.device) -> None:
+        _check(config)
         self.config, self.device = config, device
         self.autoencoder = EagerAutoencoder(config.autoencoder, vocab_size).to(device)
         generator, critic, code = config.generator, config.critic, config.autoencoder.hidden
@@ -182,6 +186,23 @@ class EagerARAE:
         if not self.config.generator.normalize:
             return codes
         return codes / codes.norm(p=2, dim=1, keepdim=True)
+
+
+def _check(config: ARAEConfig) -> None:
+    """Find what the baseline would silently leave out."""
+    model = config.autoencoder
+    unlike = {
+        "layers": model.layers != 1,
+        "code": model.code not in (0, model.hidden),
+        "radius": model.radius != 1,
+        "dropout": model.dropout != 0,
+        "corruption": model.corruption.active,
+        "normalize": not model.normalize,
+        "lipschitz": config.critic.lipschitz.kind != "penalty",
+    }
+    found = [name for name, differs in unlike.items() if differs]
+    if found:
+        raise ValueError(f"the eager baseline has no {', '.join(found)} like that")
 
 
 def _optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

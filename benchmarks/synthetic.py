@@ -9,7 +9,7 @@ import numpy as np
 
 from lvtrain.data.tokenizer import EOS, PAD, SPECIALS
 
-MEAN_WORDS: Final = 10.85
+MEAN_WORDS: Final = 10.92
 SPREAD: Final = 2.5
 SHORTEST: Final = 3
 LONGEST: Final = 15

@@ -67,7 +67,8 @@ class TrainingBenchmark:
     seed: int = 0
     """Everything random follows from it."""
     apart: bool = True
-    """Give each contestant a process of its own."""
+    """Give each contestant a process of its own, and lvtrain's the allocator's settings that it
+    trains with."""
 
     def setup(self) -> Setup:
         model = preset("arae", self.preset)[0]
@@ -83,6 +84,7 @@ class TrainingBenchmark:
             seed=self.seed,
             device=self.device,
             threads=self.threads or os.cpu_count() or 1,
+            apart=self.apart,
         )
 
 

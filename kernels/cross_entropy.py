@@ -20,17 +20,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 2**20
-"""Most memory that the exponentiated logits of a chunk of rows take."""
+CHUNK_BYTES = {"cpu": 32 * 2**20}
+"""Most memory that the exponentials of a chunk of rows take, by type of device; else 512 MiB.
 
-TILE_BYTES = 2 * 2**20
-"""Size of a tile of them: small enough for the cache, large enough for the GEMM."""
+On a CPU the C library maps anything larger afresh at each call: 8,600 page faults and a tenth of
+the time.
+"""
+
+TILE_BYTES = {"cpu": 4 * 2**20}
+"""Size of a tile of them: small enough for the cache, large enough for the GEMM; else a chunk."""
 
 
 class _Options(NamedTuple):
     label_smoothing: float
     ignore_index: int
     reduction: str
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -44,24 +51,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         options: _Options,
     ) -> Tensor:
         ctx.options = options
-        needed = _needed(ctx)
-        scale = None
         if options.reduction == "none":
             ctx.save_for_backward(x, weight, target, bias)
-        elif options.reduction == "sum":
-            scale = torch.ones_like(target, dtype=x.dtype)
-        else:
-            count = (target != options.ignore_index).sum().to(x.dtype)
-            scale = count.reciprocal().expand(len(target))
-        if scale is None or not any(needed):
-            losses, *_ = _sweep(x, weight, target, bias, options, None, (False, False, False))
-        else:
-            losses, *gradients = _sweep(x, weight, target, bias, options, scale, needed)
-            ctx.save_for_backward(*gradients)
-        if options.reduction == "none":
-            return losses
-        total = losses.sum()
-        return total / count if options.reduction == "mean" else total
+            losses, _ = _sweep(x, weight, target, bias, options, None, (False, False, False))
+            return losses.to(x.dtype)
+        scale = torch.ones_like(target, dtype=_working_dtype(x))
+        if options.reduction == "mean":
+            scale /= (target != options.ignore_index).sum()
+        losses, gradients = _sweep(x, weight, target, bias, options, scale, _needed(ctx))
+        ctx.save_for_backward(*gradients)
+        return torch.dot(losses, scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,7 +68,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("linear_cross_entropy can be differentiated once only")
         if ctx.options.reduction == "none":
             x, weight, target, bias = ctx.saved_tensors
-            _, dx, dw, db = _sweep(x, weight, target, bias, ctx.options, grad, _needed(ctx))
+            _, (dx, dw, db) = _sweep(x, weight, target, bias, ctx.options, grad, _needed(ctx))
         else:
             dx, dw, db = ctx.saved_tensors
             if grad.device.type != "cpu" or grad.item() != 1:
@@ -81,6 +80,10 @@ def _needed(ctx: Any) -> tuple[bool, bool, bool]:
     return ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3]
 
 
+def _working_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
 def _sweep(
     x: Tensor,
     weight: Tensor,
@@ -89,95 +92,99 @@ def _sweep(
     options: _Options,
     scale: Tensor | None,
     needed: tuple[bool, bool, bool],
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Gradients]:
     """Give the losses [N], and dx, dW, db of Σ scale·loss where ``needed`` asks for them."""
-    dtype = x.dtype
-    kept = None
+    given, real = (x, weight, bias), None
     if bool((target == options.ignore_index).any()):
-        kept = torch.nonzero(target != options.ignore_index).squeeze(1)
-        whole = len(x)
-        x, target = x.index_select(0, kept), target.index_select(0, kept)
-        scale = None if scale is None else scale.index_select(0, kept)
-    if dtype in (torch.float16, torch.bfloat16):
-        x, weight = x.float(), weight.float()
-        bias = None if bias is None else bias.float()
-    scale = None if scale is None else scale.to(x.dtype)
-    count, vocabulary = len(x), len(weight)
-    losses = x.new_empty(count)
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needed[0] else None
-    dw = None
-    if needed[1]:
-        dw = (weight.new_empty if count else weight.new_zeros)(weight.shape)
-    db = weight.new_zeros(vocabulary) if needed[2] else None
+        real = torch.nonzero(target != options.ignore_index).squeeze(1)
+        x, target = x.index_select(0, real), target.index_select(0, real)
+        scale = None if scale is None else scale.index_select(0, real)
+    dtype = _working_dtype(x)
+    x, weight = x.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    scale = x.new_zeros(len(x)) if scale is None else scale.to(dtype)
 
-    limit = torch.finfo(x.dtype).max ** 0.75  # leaves room for the products with W
-    smoothing = options.label_smoothing
+    losses, (dx, dw, db) = _over_real_rows(
+        x, weight, target, bias, scale, options.label_smoothing, needed
+    )
+    if real is not None:
+        rows = len(given[0])
+        losses = losses.new_zeros(rows).index_copy_(0, real, losses)
+        dx = None if dx is None else dx.new_zeros(rows, dx.shape[1]).index_copy_(0, real, dx)
+    gradients = (
+        None if d is None or of is None else d.to(of.dtype)
+        for d, of in zip((dx, dw, db), given, strict=True)
+    )
+    return losses, tuple(gradients)  # type: ignore[return-value]
+
+
+def _over_real_rows(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    smoothing: float,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor, Gradients]:
+    count, vocabulary = len(x), len(weight)
+    losses = x.new_zeros(count)
+    dx = torch.zeros_like(x, memory_format=torch.contiguous_format) if needed[0] else None
+    dw = torch.empty_like(weight, memory_format=torch.contiguous_format) if needed[1] else None
+    db = weight.new_zeros(vocabulary) if needed[2] else None
+    if dw is not None and count == 0:
+        dw.zero_()
+    # A smoothed target takes share s/V of every word's logit: s times their mean.
     mean_weight = weight.mean(dim=0) if smoothing else None
-    mean_bias = bias.mean() if smoothing and bias is not None else None
-    chunks = ceil(count * vocabulary * x.element_size() / CHUNK_BYTES)
-    rows = ceil(count / max(1, chunks))
-    discard = dw is None and db is None
-    for start in range(0, count, max(1, rows)):
+    mean_bias = bias.mean() if smoothing and bias is not None else 0.0
+
+    keep = dw is not None or db is not None
+    limit = torch.finfo(x.dtype).max ** 0.75  # leaves room for the products with W
+    room_bytes = CHUNK_BYTES.get(x.device.type, 512 * 2**20)
+    chunks = max(1, ceil(count * vocabulary * x.element_size() / room_bytes))
+    rows = max(1, ceil(count / chunks))
+    width = _tile_width(rows, x, vocabulary)
+    room = x.new_empty(rows * (vocabulary if keep else width))
+    for start in range(0, count, rows):
         part = slice(start, start + rows)
-        x_part, chosen = x[part], target[part]
-        w_chosen = weight.index_select(0, chosen)
-        at_target = (x_part * w_chosen).sum(dim=1)
+        x_part, dx_part = x[part], None if dx is None else dx[part]
+        w_target = weight.index_select(0, target[part])
+        at_target = (x_part * w_target).sum(dim=1)
         if bias is not None:
-            at_target += bias.index_select(0, chosen)
-        dx_part = None if dx is None else dx[part]
+            at_target += bias.index_select(0, target[part])
         shift = at_target
-        tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, discard)
+        tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
         if not bool((total < limit).all()):
-            shift = _maximum(x_part, weight, bias)
-            tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, discard)
-        loss = total.log()
-        if shift is not at_target:
-            loss += shift - at_target
+            shift = _largest_logit(x_part, weight, bias, width)
+            tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
+        torch.sub(shift, at_target, out=losses[part]).add_(total.log())
         if mean_weight is not None:
-            mean_logit = x_part @ mean_weight
-            if mean_bias is not None:
-                mean_logit += mean_bias
-            loss.add_(at_target - mean_logit, alpha=smoothing)
-        losses[part] = loss
-        if scale is None:
-            continue
-        row = scale[part].unsqueeze(1)
-        each = row / total.unsqueeze(1)
+            losses[part].add_(at_target - x_part @ mean_weight - mean_bias, alpha=smoothing)
+
+        each = (scale[part] / total).unsqueeze(1)
         if dx_part is not None:
-            dx_part.mul_(each).addcmul_(w_chosen, row, value=smoothing - 1)
+            row = scale[part].unsqueeze(1)
+            dx_part.mul_(each).addcmul_(w_target, row, value=smoothing - 1)
             if mean_weight is not None:
                 dx_part.addcmul_(mean_weight, row, value=-smoothing)
         scaled = x_part * each
         for left, tile in reversed(tiles):
-            right = left + tile.shape[1]
+            words = slice(left, left + tile.shape[1])
             if dw is not None:
-                torch.addmm(
-                    dw[left:right], tile.T, scaled, beta=1 if start else 0, out=dw[left:right]
-                )
+                torch.addmm(dw[words], tile.T, scaled, beta=1 if start else 0, out=dw[words])
             if db is not None:
-                db[left:right].addmv_(tile.T, each.squeeze(1))
-    if scale is not None:
-        weighted = None if dw is None else x * scale.unsqueeze(1)
-        if dw is not None and weighted is not None:
-            dw.index_add_(0, target, weighted, alpha=smoothing - 1)
-            if smoothing:
-                dw.sub_(weighted.sum(dim=0), alpha=smoothing / vocabulary)
-        if db is not None:
-            db.index_add_(0, target, scale, alpha=smoothing - 1)
-            if smoothing:
-                db.sub_(scale.sum(), alpha=smoothing / vocabulary)
-    if kept is not None:
-        losses = losses.new_zeros(whole).index_copy_(0, kept, losses)
-        dx = None if dx is None else dx.new_zeros(whole, dx.shape[1]).index_copy_(0, kept, dx)
-    if dtype != x.dtype:
-        losses = losses.to(dtype)
-        dx, dw, db = (None if d is None else d.to(dtype) for d in (dx, dw, db))
-    return losses, dx, dw, db
+                db[words].addmv_(tile.T, each.squeeze(1))
 
-
-def _tile_width(rows: int, element_size: int) -> int:
-    """Width of a tile of the vocabulary, a multiple of 16 so that rows of it stay aligned."""
-    return max(16, TILE_BYTES // (rows * element_size) // 16 * 16)
+    if dw is not None:
+        scaled = x * scale.unsqueeze(1)
+        dw.index_add_(0, target, scaled, alpha=smoothing - 1)
+        if smoothing:
+            dw.sub_(scaled.sum(dim=0), alpha=smoothing / vocabulary)
+    if db is not None:
+        db.index_add_(0, target, scale, alpha=smoothing - 1)
+        if smoothing:
+            db.sub_(scale.sum(), alpha=smoothing / vocabulary)
+    return losses, (dx, dw, db)
 
 
 def _exponentials(
@@ -186,39 +193,37 @@ def _exponentials(
     bias: Tensor | None,
     shift: Tensor,
     dx: Tensor | None,
-    discard: bool,
+    room: Tensor,
+    width: int,
 ) -> tuple[list[tuple[int, Tensor]], Tensor]:
-    """Give exp(logits − shift) in tiles of the vocabulary, and their sum over it.
+    """Give exp(logits − shift) in tiles of ``width`` words, and their sum over the vocabulary.
 
-    Writes exp(logits − shift) · weight into ``dx``. With ``discard`` the tiles share one buffer
-    and are not given.
+    Writes exp(logits − shift) · weight into ``dx``. The tiles are views of ``room``; where that is
+    too small for all of them they share it and are not given.
     """
     rows, vocabulary = len(x), len(weight)
-    width = min(vocabulary, _tile_width(rows, x.element_size()))
-    room = x.new_empty(rows * (width if discard else vocabulary))
+    keep = len(room) >= rows * vocabulary
     total = x.new_zeros(rows)
     tiles = []
     column = shift.unsqueeze(1)
     for left in range(0, vocabulary, width):
-        part = slice(left, min(left + width, vocabulary))
-        size = rows * (part.stop - left)
-        begin = 0 if discard else rows * left
+        words = slice(left, min(left + width, vocabulary))
+        begin, size = rows * left if keep else 0, rows * (words.stop - left)
         tile = room[begin : begin + size].view(rows, -1)
         if bias is None:
-            torch.mm(x, weight[part].T, out=tile).sub_(column)
+            torch.mm(x, weight[words].T, out=tile).sub_(column)
         else:
-            torch.sub(bias[part], column, out=tile).addmm_(x, weight[part].T)
+            torch.sub(bias[words], column, out=tile).addmm_(x, weight[words].T)
         total += tile.exp_().sum(dim=1)
         if dx is not None:
-            torch.addmm(dx, tile, weight[part], beta=1 if left else 0, out=dx)
-        if not discard:
+            torch.addmm(dx, tile, weight[words], beta=1 if left else 0, out=dx)
+        if keep:
             tiles.append((left, tile))
     return tiles, total
 
 
-def _maximum(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Give each row's largest logit, a tile of the vocabulary at a time."""
-    width = _tile_width(len(x), x.element_size())
+def _largest_logit(x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor:
+    """Give each row's largest logit, ``width`` words at a time."""
     largest = x.new_full((len(x),), -torch.inf)
     for left in range(0, len(weight), width):
         tile = x @ weight[left : left + width].T
@@ -226,6 +231,14 @@ def _maximum(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             tile += bias[left : left + width]
         largest = torch.maximum(largest, tile.amax(dim=1))
     return largest
+
+
+def _tile_width(rows: int, x: Tensor, vocabulary: int) -> int:
+    """Words to a tile: a multiple of 16, so that its rows stay aligned, or all of them."""
+    size = TILE_BYTES.get(x.device.type)
+    if size is None:
+        return vocabulary
+    return min(vocabulary, max(16, size // (rows * x.element_size()) // 16 * 16))
 
 
 def linear_cross_entropy(

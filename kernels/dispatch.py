@@ -1,7 +1,7 @@
 """Which implementation an operation runs on which device, and why.
 
-``"torch"`` is the path of this package in PyTorch. A faster path for a device is added by one
-entry in ``_PATHS``; the operation asks ``choose`` once a call and calls what it names.
+``"torch"`` is the path of this package in PyTorch. A faster path for a device is an entry in
+``_PATHS`` and, in the operation, another autograd function to apply where ``choose`` names it.
 """
 
 from __future__ import annotations

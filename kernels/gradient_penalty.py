@@ -65,18 +65,21 @@ class _PiecewiseLinear:
     def __init__(self, slope: float) -> None:
         self.slope = slope
 
+    def _sloped(self, values: Tensor) -> Tensor:
+        return torch.ops.aten.leaky_relu_backward(values, self.a, self.slope, False)
+
     def forward(self, a: Tensor) -> Tensor:
-        self.derivative = torch.where(a > 0, a.new_tensor(1.0), a.new_tensor(self.slope))
-        return a * self.derivative
+        self.a = a
+        return F.leaky_relu(a, self.slope)
 
     def pull(self, v: Tensor) -> Tensor:
-        return v * self.derivative
+        return self._sloped(v)
 
     def push(self, t: Tensor) -> Tensor:
-        return t * self.derivative
+        return self._sloped(t)
 
     def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor | None:
-        return None if w is None else w * self.derivative
+        return None if w is None else self._sloped(w)
 
 
 class _Tanh:
@@ -255,21 +258,26 @@ class _GradientPenalty(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         batch = len(x)
+        *body, score = layers
+        assert isinstance(score, _Linear)
         a = x
-        for layer in layers:
+        for layer in body:
             a = layer.forward(a)
-        v = torch.full_like(a, 1.0 if per_sample else 1.0 / batch)
+        score.a = a  # the scores themselves are not needed, nor is their tangent below
+        v = x.new_full((batch, 1), 1.0 if per_sample else 1.0 / batch)
         for layer in reversed(layers):
             v = layer.pull(v)
-        norm = reference.row_norm(v)
+        norm = torch.linalg.vector_norm(v, dim=1)
         excess = norm - target
-        penalty = weight * excess.square().mean()
+        penalty = torch.dot(excess, excess) * (weight / batch)
         if not differentiate:
             return penalty
-        step = torch.where(norm > 0, excess / norm, 0).mul_(2 * weight / batch)
+        # Where the norm is 0 so is v: any finite factor gives the gradient 0.
+        step = excess.div_(norm.clamp_min_(torch.finfo(x.dtype).tiny)).mul_(2 * weight / batch)
         t = v * step.unsqueeze(1)
-        for layer in layers:
+        for layer in body:
             t = layer.push(t)
+        score.t = t
         gradients: Gradients = []
         w: Tensor | None = None
         for depth, layer in reversed(list(enumerate(layers))):

@@ -83,30 +83,38 @@ class _LSTM(torch.autograd.Function):
         hidden = w_hh.shape[1]
         batch, time, sizes = layout.batch, layout.time, layout.sizes
         inputs = x if layout.shared else x.index_select(0, layout.source)
-        gates = torch.addmm(bias, inputs, w_ih.T) if bias.ndim == 1 else inputs @ w_ih.T
-        if layout.shared:
-            gates = gates.index_select(0, layout.source)
-        dense = len(gates) == batch * time
-        y = (x.new_empty if dense else x.new_zeros)(time, batch, hidden)
-        room = len(gates) if keep else batch
+        projected = torch.addmm(bias, inputs, w_ih.T) if bias.ndim == 1 else inputs @ w_ih.T
+        count = len(layout.source)
+        y = (x.new_empty if count == batch * time else x.new_zeros)(time, batch, hidden)
+        room = count if keep else batch
         cell, squashed = x.new_empty(room, hidden), x.new_empty(room, hidden)
-        if keep:
-            cells, squashes = cell.split(sizes), squashed.split(sizes)
-        else:
-            cells = tuple(cell[:n] for n in sizes)
-            squashes = tuple(squashed[:n] for n in sizes)
+        gates = x.new_empty(room, 4 * hidden) if layout.shared else projected
+
+        def by_step(whole: Tensor) -> tuple[Tensor, ...]:
+            """Each step's own part of what is kept, or the same rows again where nothing is."""
+            return whole.split(sizes) if len(whole) == count else tuple(whole[:n] for n in sizes)
+
         half = x.new_tensor(0.5)
         h = h0
         c = None if c0 is None else c0 + c0
         w_hh_t = w_hh.T
-        for t, step in enumerate(gates.split(sizes)):
-            n = sizes[t]
-            c_next, s = cells[t], squashes[t]
+        steps = zip(
+            sizes,
+            layout.source.split(sizes),
+            by_step(gates),
+            *map(by_step, gates.view(-1, 4, hidden).unbind(1)),
+            by_step(cell),
+            by_step(squashed),
+            y.unbind(0),
+            strict=False,
+        )
+        for n, source, step, i, f, g, o, c_next, s, h_next in steps:
+            if layout.shared:
+                torch.index_select(projected, 0, source, out=step)
             if bias.ndim == 2:
                 step += bias[:n]
             if h is not None:
                 step.addmm_(h[:n], w_hh_t)
-            i, f, g, o = step.view(n, 4, hidden).unbind(1)
             g += g
             step.sigmoid_()
             g -= half
@@ -116,11 +124,11 @@ class _LSTM(torch.autograd.Function):
                 torch.mul(f, c[:n], out=c_next).addcmul_(i, g, value=4)
             torch.sigmoid(c_next, out=s)
             s -= half
-            h = torch.mul(o, s, out=y[t, :n])
+            h = torch.mul(o, s, out=h_next[:n])
             h += h
             c = c_next
         h_last = y.view(time * batch, hidden).index_select(0, layout.last)
-        c_last = (_ends(cells, sizes) if keep else cell) * half
+        c_last = (_ends(cell.split(sizes), sizes) if keep else cell) * half
         y = y.transpose(0, 1)
         if keep:
             ctx.layout = layout

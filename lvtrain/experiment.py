@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,6 +37,7 @@ from lvtrain.systems import entry
 from lvtrain.training import checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.log import RunLog
+from lvtrain.training.memory import keep_freed_memory
 from lvtrain.training.trainer import Outcome, train
 
 Resume = Literal["auto", "never"]
@@ -84,16 +88,23 @@ def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome
 
     Raises UserError where `out` exists and is not to be resumed, or holds another configuration.
     """
-    found = _open_run(config, out, resume)
+    with _alone(out):
+        return _carry_out(config, out, _open_run(config, out, resume))
+
+
+def _carry_out(config: RunConfig, out: Path, found: checkpoint.Checkpoint | None) -> Outcome:
     settings = config.train
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     device = choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     store = Store.open(config.store)
     batches = Batches(
         store.split("train"),
         batch_size=settings.batch_size,
         seed=settings.seed,
         by_length=settings.by_length,
+        device=device,
     )
     system = build(config)
     cast(nn.Module, system).to(device)
@@ -121,6 +132,23 @@ def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome
         if outcome.stopped:
             log.message(f"stopped at step {outcome.step}; --resume auto goes on from there")
     return outcome
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the run folder: two trainings in one would spoil each other's checkpoints.
+
+    The lock is on a file beside the folder and is the process's own: it goes with it, however the
+    process ends.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_name(f".{out.name}.lock")
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {out}: another process is training in this folder") from None
+        yield
 
 
 def choose_device(name: str) -> torch.device:

@@ -24,6 +24,7 @@ from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.latent_space import CodeGaussian, fit_gaussian, lerp, slerp
+from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import GenerativeSystem, LatentSystem, System, entry
 from lvtrain.training import checkpoint
@@ -201,14 +202,18 @@ class Model:
         offset = self.encode(plus).mean(0) - self.encode(minus).mean(0)
         codes = self.encode(sentences) + scale * offset
         if self.on_sphere:
-            codes = codes / codes.norm(dim=1, keepdim=True)
+            codes = on_sphere(codes, self._autoencoder.radius)
         return self.decode(codes)
 
     @property
     def on_sphere(self) -> bool:
         """Whether codes are normalised."""
-        model = self.config.model
-        return bool(getattr(getattr(model, "autoencoder", model), "normalize", False))
+        return bool(getattr(self._autoencoder, "normalize", False))
+
+    @property
+    def _autoencoder(self) -> Any:
+        """The configuration of the text side."""
+        return getattr(self.config.model, "autoencoder", self.config.model)
 
     @property
     def prior(self) -> CodeGaussian:

@@ -41,7 +41,7 @@ ARAE_1B = ARAEConfig(
 # batch's mean, batch normalisation in the critic, gains drawn from N(0, 0.02²), generated codes off
 # the sphere.
 REFERENCE = ARAEConfig(
-    autoencoder=AutoencoderConfig(hidden=300, noise=0.05, optimizer=_SGD),
+    autoencoder=AutoencoderConfig(hidden=300, noise=0.05, forget_bias=0.0, optimizer=_SGD),
     generator=GeneratorConfig(normalize=False, init_norm_gain=True, optimizer=_SLOW_ADAM),
     critic=CriticConfig(
         norm="batch",
@@ -53,13 +53,20 @@ REFERENCE = ARAEConfig(
     schedule="alternating",
 )
 
+_TINY_ADAM = OptimizerConfig(lr=4e-3, betas=(0.9, 0.98), clip=1.0, decay=0.5)
 _TINY_AE = AutoencoderConfig(
-    embedding=128, hidden=192, code=64, noise=0.2, noise_decay=1.0,
-    optimizer=OptimizerConfig(lr=2e-3, clip=1.0, decay=0.5),
-)  # fmt: skip
+    embedding=128,
+    hidden=192,
+    code=32,
+    noise=0.8,
+    noise_decay=1.0,
+    radius=32**0.5,
+    init=0.2,
+    optimizer=_TINY_ADAM,
+)
 _TINY_GAME = OptimizerConfig(lr=5e-4, betas=(0.5, 0.9), decay=0.5)
 _TINY = TrainConfig(
-    steps=2_500, batch_size=128, validate_every=500, checkpoint_every=500, log_every=50
+    steps=2_000, batch_size=64, validate_every=500, checkpoint_every=500, log_every=50
 )
 TINY = ARAEConfig(
     autoencoder=_TINY_AE,
@@ -88,9 +95,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": (VAEConfig(), TrainConfig()),
         "tiny": (
             VAEConfig(
-                embedding=128, hidden=192, latent=32, word_dropout=0.2,
+                embedding=128, hidden=192, latent=32, word_dropout=0.2, init=0.2,
                 kl=KLConfig(anneal_steps=1_000, free_bits=0.1),
-                optimizer=OptimizerConfig(lr=2e-3, clip=5.0, decay=0.5),
+                optimizer=_TINY_ADAM,
             ),
             _TINY,
         ),
@@ -99,7 +106,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": (LanguageModelConfig(), TrainConfig()),
         "tiny": (
             LanguageModelConfig(
-                embedding=128, hidden=192, optimizer=OptimizerConfig(lr=2e-3, clip=1.0, decay=0.5)
+                embedding=128, hidden=192, init=0.2, optimizer=_TINY_ADAM
             ),
             _TINY,
         ),

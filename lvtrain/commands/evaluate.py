@@ -36,13 +36,14 @@ def run(argv: list[str]) -> int:
         EvaluateArguments, argv, "evaluate", "lvtrain evaluate runs/first --samples 10000 --json"
     )
 
+    from lvtrain.data.store import Store
     from lvtrain.evaluation.evaluate import evaluate
     from lvtrain.model import Model
     from lvtrain.report.html import write_report
 
     model = Model.load(arguments.run, "best" if arguments.step is None else arguments.step)
     figures = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr))
-    write_report(arguments.run)
+    write_report(arguments.run, store=Store.open(model.config.store).info.figures())
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

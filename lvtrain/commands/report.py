@@ -22,7 +22,11 @@ class ReportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
+    from lvtrain.data.store import Store
+    from lvtrain.model import read_config
     from lvtrain.report.html import write_report
 
-    print(write_report(arguments.run))
+    store = read_config(arguments.run).store
+    figures = Store.open(store).info.figures() if store.is_dir() else None
+    print(write_report(arguments.run, store=figures))
     return 0

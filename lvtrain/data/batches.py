@@ -113,7 +113,7 @@ class Batches:
 
     With `by_length`, a batch holds sentences of about one length, and little is padded: rows are
     permuted within groups of adjacent lengths, and then the batches. `limit_rows` reads a random
-    subset of so many rows.
+    subset of so many rows. Batches are handed over on `device`.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Batches:
         world: int = 1,
         by_length: bool = False,
         limit_rows: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise UserError(
@@ -141,6 +142,7 @@ class Batches:
         self.rank = rank
         self.world = world
         self.by_length = by_length
+        self.device = torch.device(device)
         self._subset = _subset(split.rows, limit_rows, seed)
         self.rows = split.rows if self._subset is None else len(self._subset)
         self._groups = self._group_starts() if by_length else np.array([0, self.rows])
@@ -159,7 +161,8 @@ class Batches:
         window = self._window
         if window is None or not window.first <= index < window.stop:
             window = self._window = self._read(index)
-        return window.batch(index)
+        batch = window.batch(index)
+        return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def global_rows(self, first: int, stop: int) -> np.ndarray:
         """Return the rows of batches `first` to `stop`, all ranks', longest first: `[n, B]`."""

@@ -46,10 +46,12 @@ class JudgeConfig:
     """Size of the LSTM."""
     layers: int = 1
     """LSTM layers."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     """Dropout before each layer and before the output."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the training text; fewer where its held-out part gets no better."""
+    min_steps: int = 1_000
+    """More passes over a small text, up to so many updates."""
     batch_size: int = 64
     """Sentences a batch."""
     held_out: float = 0.05
@@ -59,7 +61,7 @@ class JudgeConfig:
     seed: int = 0
     """Of its start, its batches and its dropout."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=4e-3, clip=1.0, warmup=50, decay=1.0)
+        default_factory=lambda: OptimizerConfig(lr=0.015, clip=1.0, warmup=50, decay=1.0)
     )
     """Its optimiser; by default the rate falls linearly to 0."""
 
@@ -117,11 +119,14 @@ def train_judge(
     held_out, training = MemorySplit(order[:apart]), MemorySplit(order[apart:])
 
     model = _start(config, vocab_size).to(device)
-    batches = _OnDevice(training, config, device)
-    steps = config.epochs * batches.per_epoch
+    batches = Batches(
+        training, batch_size=config.batch_size, seed=config.seed, by_length=True, device=device
+    )
+    passes = max(config.epochs, math.ceil(config.min_steps / batches.per_epoch))
+    steps = passes * batches.per_epoch
     game = model.game(lambda name, module, c: TorchEngine(name, module, c, steps))
     best, kept, epochs = math.inf, model.state_dict(), 0
-    for epoch in range(config.epochs):
+    for epoch in range(passes):
         for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
             game.iterate(batches, Key(seed=config.seed, step=step))
         if apart:
@@ -131,7 +136,7 @@ def train_judge(
             loss = -epoch
         if progress:
             said = f", held-out perplexity {math.exp(loss):.1f}" if apart else ""
-            progress(f"epoch {epoch + 1} of {config.epochs}{said}")
+            progress(f"epoch {epoch + 1} of {passes}{said}")
         if loss < best:
             best, epochs = loss, epoch + 1
             kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -150,17 +155,6 @@ def negative_log_likelihood(model: LanguageModel, batches: Iterable[Batch]) -> f
         loss = model.decoder.cross_entropy(None, batch.tokens, batch.lengths, reduction="sum")
         total += loss.item()
     return total
-
-
-class _OnDevice(Batches):
-    """The judge's batches where the judge is."""
-
-    def __init__(self, split: MemorySplit, config: JudgeConfig, device: torch.device | str) -> None:
-        super().__init__(split, batch_size=config.batch_size, seed=config.seed, by_length=True)
-        self.device = device
-
-    def at(self, index: int) -> Batch:
-        return super().at(index).to(self.device)
 
 
 def _start(config: JudgeConfig, vocab_size: int) -> LanguageModel:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lvtrain.data.tokenizer import BOS
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
-from lvtrain.modules.encoder import LSTMLayer, dropped, embedded
+from lvtrain.modules.encoder import LSTMLayer, dropped
 
 State = list[tuple[Tensor, Tensor]]
 
@@ -42,7 +42,6 @@ class Decoder(nn.Module):
         code: int,
         layers: int = 1,
         tied: bool = False,
-        code_gain: float = 1.0,
         sparse: bool = False,
     ) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class Decoder(nn.Module):
         self.code = code
         self.embedding = nn.Parameter(torch.empty(vocab_size, embedding))
         sizes = [(embedding, code)] + [(hidden, 0)] * (layers - 1)
-        self.layers = nn.ModuleList(LSTMLayer(size, hidden, c, code_gain) for size, c in sizes)
+        self.layers = nn.ModuleList(LSTMLayer(size, hidden, c) for size, c in sizes)
         self.output = self.embedding if tied else nn.Parameter(torch.empty(vocab_size, hidden))
         self.output_bias = nn.Parameter(torch.empty(vocab_size))
 
@@ -63,9 +62,12 @@ class Decoder(nn.Module):
         rate: float = 0.0,
     ) -> Float[Tensor, "B T H"]:
         """Hidden states under teacher forcing."""
-        x = embedded(inputs, self.embedding, self.sparse)
-        for layer in self.layers:
-            x, _, _ = layer(dropped(x, dropout, rate), lengths, code)
+        first, *deeper = cast(list[LSTMLayer], list(self.layers))
+        x, _, _ = first.read(
+            inputs, self.embedding, lengths, code, dropout, rate, sparse=self.sparse
+        )
+        for layer in deeper:
+            x, _, _ = layer(dropped(x, dropout, rate), lengths)
         return dropped(x, dropout, rate)
 
     def cross_entropy(

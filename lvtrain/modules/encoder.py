@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lvtrain.kernels.lstm import lstm
+from lvtrain.kernels.lstm import embedding_lstm, lstm
 
 
 class LSTMLayer(nn.Module):
     """One LSTM layer over padded sequences, with room for an input that is constant in time.
 
-    gates_t = W_ih x_t + W_hh h_{t−1} + gain · W_code c + b, gates ordered i, f, g, o. The product
+    gates_t = W_ih x_t + W_hh h_{t−1} + W_code c + b, gates ordered i, f, g, o. The product
     with the code c is taken once a sentence rather than once a word.
     """
 
-    def __init__(self, input_size: int, hidden: int, code: int = 0, code_gain: float = 1.0) -> None:
+    def __init__(self, input_size: int, hidden: int, code: int = 0) -> None:
         super().__init__()
-        self.hidden, self.code_gain = hidden, code_gain
+        self.hidden = hidden
         self.w_ih = nn.Parameter(torch.empty(4 * hidden, input_size))
         self.w_hh = nn.Parameter(torch.empty(4 * hidden, hidden))
         self.bias = nn.Parameter(torch.empty(4 * hidden))
@@ -29,7 +31,7 @@ class LSTMLayer(nn.Module):
         """The part of the gates that does not change in time: [4H], or [B, 4H] given a code."""
         if self.w_code is None or code is None:
             return self.bias
-        return torch.addmm(self.bias, code, self.w_code.t(), alpha=self.code_gain)
+        return torch.addmm(self.bias, code, self.w_code.t())
 
     def forward(
         self,
@@ -41,6 +43,32 @@ class LSTMLayer(nn.Module):
         """Outputs y [B, T, H] and the last h, c [B, H] of each row."""
         h0, c0 = state if state is not None else (None, None)
         return lstm(x, self.w_ih, self.w_hh, self.row_bias(code), h0, c0, lengths)
+
+    def read(
+        self,
+        words: Int64[Tensor, "B T"],
+        table: Float[Tensor, "V I"],
+        lengths: Int64[Tensor, " B"],
+        code: Float[Tensor, "B C"] | None = None,
+        dropout: torch.Generator | None = None,
+        rate: float = 0.0,
+        sparse: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer over embedded words, given their table.
+
+        A CPU multiplies each distinct word of the batch once. With `sparse`, the table's gradient
+        there holds the rows of these words alone: an optimiser that leaves other rows as they are,
+        as plain SGD does, need not fill, read and add a whole table of zeros. A GPU does both the
+        plain way faster than it finds the distinct words.
+        """
+        on_cpu = words.device.type == "cpu"
+        if on_cpu and (dropout is None or rate == 0.0):
+            bias = self.row_bias(code)
+            return embedding_lstm(
+                words, table, self.w_ih, self.w_hh, bias, lengths=lengths, sparse=sparse
+            )
+        x = F.embedding(words, table, sparse=sparse and on_cpu)
+        return self(dropped(x, dropout, rate), lengths, code)
 
 
 class Encoder(nn.Module):
@@ -62,23 +90,13 @@ class Encoder(nn.Module):
         dropout: torch.Generator | None = None,
         rate: float = 0.0,
     ) -> Float[Tensor, "B H"]:
-        x = embedded(tokens, self.embedding, self.sparse)
-        last = x
-        for layer in self.layers:
+        first, *deeper = cast(list[LSTMLayer], list(self.layers))
+        x, last, _ = first.read(
+            tokens, self.embedding, lengths, None, dropout, rate, sparse=self.sparse
+        )
+        for layer in deeper:
             x, last, _ = layer(dropped(x, dropout, rate), lengths)
         return last
-
-
-def embedded(
-    words: Int64[Tensor, "B T"], table: Float[Tensor, "V E"], sparse: bool
-) -> Float[Tensor, "B T E"]:
-    """Rows of a table of embeddings.
-
-    With `sparse`, the gradient holds the rows of these words alone: an optimiser that leaves other
-    rows as they are, as plain SGD does, need not fill, read and add a whole table of zeros. Only on
-    a CPU: a GPU does that faster than it sorts the words.
-    """
-    return F.embedding(words, table, sparse=sparse and words.device.type == "cpu")
 
 
 def dropped(x: Tensor, generator: torch.Generator | None, rate: float) -> Tensor:
@@ -90,8 +108,15 @@ def dropped(x: Tensor, generator: torch.Generator | None, rate: float) -> Tensor
 
 
 @torch.no_grad()
-def uniform_init(module: nn.Module, scale: float) -> nn.Module:
-    """Every parameter from U(−scale, scale), as Zhao et al. 2018 start their autoencoder."""
+def uniform_init(module: nn.Module, scale: float, forget_bias: float = 0.0) -> nn.Module:
+    """Every parameter from U(−scale, scale), as Zhao et al. 2018 start their autoencoder.
+
+    A `forget_bias` is added to the biases of the LSTMs' forget gates, which then start by keeping
+    what they hold (Jozefowicz et al. 2015).
+    """
     for parameter in module.parameters():
         parameter.uniform_(-scale, scale)
+    for layer in module.modules():
+        if isinstance(layer, LSTMLayer):
+            layer.bias[layer.hidden : 2 * layer.hidden] += forget_bias
     return module

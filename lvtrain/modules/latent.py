@@ -12,9 +12,9 @@ from torch import Tensor, nn
 SMALLEST_NORM = 1e-6
 
 
-def on_sphere(h: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """c = h / ‖h‖₂, guarded at the origin."""
-    return h / h.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+def on_sphere(h: Float[Tensor, "B C"], radius: float = 1.0) -> Float[Tensor, "B C"]:
+    """c = radius · h / ‖h‖₂, guarded at the origin."""
+    return h * (radius / h.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM))
 
 
 class Gaussian(nn.Module):

@@ -47,7 +47,7 @@ class GeneratorConfig:
     norm: Norm = "batch"
     """Normalisation of the hidden layers."""
     normalize: bool = True
-    """Put generated codes on the unit sphere, where real ones lie."""
+    """Put generated codes on the sphere that real ones lie on."""
     init: float = 0.02
     """Weights start from N(0, init²); 0 takes torch's start."""
     init_norm_gain: bool = False
@@ -131,7 +131,9 @@ class ARAE(nn.Module):
     def generated(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B C"]:
         """c̃ = g(s)."""
         codes = self.generator(noise)
-        return on_sphere(codes) if self.config.generator.normalize else codes
+        if not self.config.generator.normalize:
+            return codes
+        return on_sphere(codes, self.config.autoencoder.radius)
 
     def sample_codes(self, n: int, key: Key, device: torch.device) -> Float[Tensor, "n C"]:
         """Codes of n sentences from the generator."""

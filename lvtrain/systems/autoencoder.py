@@ -46,12 +46,14 @@ class AutoencoderConfig:
     noise_decay: float = 0.9995
     """Factor on the noise every 100 steps."""
     normalize: bool = True
-    """Put codes on the unit sphere."""
-    code_gain: float = 1.0
-    """Factor on the code as the decoder reads it. A code of length 1 has components of 1/√C; a gain
-    of √C gives them the size of other inputs, which speeds adaptive optimisers up."""
+    """Put codes on a sphere."""
+    radius: float = 1.0
+    """Of the sphere: 1 in the paper. With √C the components of a code have the size of any other
+    input, which is what adaptive optimisers and the critic want."""
     init: float = 0.1
     """Parameters start from U(−init, init)."""
+    forget_bias: float = 1.0
+    """Added to the forget gates' biases at the start."""
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     """Noise on the encoder's words."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=1.0))
@@ -75,9 +77,9 @@ class Autoencoder(nn.Module):
         self.to_code = nn.Linear(config.hidden, config.code) if config.code else None
         self.decoder = Decoder(
             vocab_size, config.embedding, config.hidden, config.code_size, config.layers,
-            code_gain=config.code_gain, sparse=sparse,
+            sparse=sparse,
         )  # fmt: skip
-        uniform_init(self, config.init)
+        uniform_init(self, config.init, config.forget_bias)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -93,7 +95,7 @@ class Autoencoder(nn.Module):
         """The codes of sentences, free of noise."""
         h = self.encoder(tokens, lengths, dropout, self.config.dropout)
         c = h if self.to_code is None else self.to_code(h)
-        return on_sphere(c) if self.config.normalize else c
+        return on_sphere(c, self.config.radius) if self.config.normalize else c
 
     def game(self, engine: EngineFactory) -> Game:
         """A game of one."""

@@ -37,6 +37,8 @@ class LanguageModelConfig:
     """Share the embeddings with the output layer (embedding = hidden)."""
     init: float = 0.1
     """Parameters start from U(−init, init)."""
+    forget_bias: float = 1.0
+    """Added to the forget gates' biases at the start."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=1.0))
     """Optimiser."""
 
@@ -50,7 +52,7 @@ class LanguageModel(nn.Module):
         self.decoder = Decoder(
             vocab_size, config.embedding, config.hidden, 0, config.layers, config.tied
         )
-        uniform_init(self, config.init)
+        uniform_init(self, config.init, config.forget_bias)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -49,6 +49,8 @@ class VAEConfig:
     """Gaussians in the prior; 1 is N(0, I)."""
     init: float = 0.1
     """Parameters start from U(−init, init)."""
+    forget_bias: float = 1.0
+    """Added to the forget gates' biases at the start."""
     kl: KLConfig = field(default_factory=KLConfig)
     """Weight of the KL term."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=5.0))
@@ -66,7 +68,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(
             vocab_size, config.embedding, config.hidden, config.latent, config.layers
         )
-        uniform_init(self, config.init)
+        uniform_init(self, config.init, config.forget_bias)
         self.prior = MixturePrior(config.latent, config.components)
         self.prior.spread(1.0)
 

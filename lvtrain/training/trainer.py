@@ -86,7 +86,9 @@ def train(
             return
         tensors = {name: engine.state() for name, engine in game.engines.items()}
         keep = [best["step"]] if best else []
-        commit(run / "checkpoints", step, tensors, {"step": step, "best": best}, config.keep, keep)
+        meta = {"step": step, "best": best}
+        with log.untimed():
+            commit(run / "checkpoints", step, tensors, meta, config.keep, keep)
         committed = step
 
     with stop_requests() as stop:

@@ -45,7 +45,7 @@ FIRST = {
     "arae": "reverse_ngram",
 }
 JUDGE = JudgeConfig(
-    embedding=8, hidden=8, epochs=1, batch_size=32, optimizer=OptimizerConfig(lr=0.02)
+    embedding=8, hidden=8, epochs=1, min_steps=0, batch_size=32, optimizer=OptimizerConfig(lr=0.02)
 )
 CONFIG = EvaluateConfig(
     samples=120, reconstructions=20, latent_sentences=30, importance_samples=5, judge=JUDGE

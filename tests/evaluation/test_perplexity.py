@@ -21,7 +21,7 @@ from lvtrain.evaluation.perplexity import (
 from lvtrain.evaluation.sentences import MemorySplit
 
 SMALL = JudgeConfig(
-    embedding=16, hidden=16, dropout=0.0, epochs=6, batch_size=32,
+    embedding=16, hidden=16, dropout=0.0, epochs=6, min_steps=0, batch_size=32,
     optimizer=OptimizerConfig(lr=0.02, betas=(0.9, 0.99), clip=1.0, decay=1.0),
 )  # fmt: skip
 # p(next | word) over three words and the end; a sentence starts at a word drawn evenly.
@@ -73,10 +73,12 @@ def test_a_judge_of_other_text_is_worse():
 
 def test_a_judge_is_a_function_of_text_and_seed():
     text = markov(100, 0)
-    config = JudgeConfig(embedding=8, hidden=8, epochs=1, batch_size=16, dropout=0.3)
+    config = JudgeConfig(embedding=8, hidden=8, epochs=1, min_steps=0, batch_size=16, dropout=0.3)
     (a, _), (b, _) = (train_judge(text, 7, config) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    other = JudgeConfig(embedding=8, hidden=8, epochs=1, batch_size=16, dropout=0.3, seed=1)
+    other = JudgeConfig(
+        embedding=8, hidden=8, epochs=1, min_steps=0, batch_size=16, dropout=0.3, seed=1
+    )
     c, _ = train_judge(text, 7, other)
     assert not torch.equal(a.decoder.output, c.decoder.output)
 
@@ -85,7 +87,7 @@ def test_training_a_judge_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_judge(markov(50, 0), 7, JudgeConfig(embedding=8, hidden=8, epochs=1))
+    train_judge(markov(50, 0), 7, JudgeConfig(embedding=8, hidden=8, epochs=1, min_steps=0))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -94,7 +96,7 @@ def test_training_ends_where_the_held_out_text_gets_no_better():
     rng = np.random.default_rng(0)
     text = rng.integers(4, 40, size=(80, 6)).tolist()
     config = JudgeConfig(
-        embedding=32, hidden=32, dropout=0.0, epochs=30, batch_size=8, held_out=0.25,
+        embedding=32, hidden=32, dropout=0.0, epochs=30, min_steps=0, batch_size=8, held_out=0.25,
         optimizer=OptimizerConfig(lr=0.02),
     )  # fmt: skip
     said: list[str] = []
@@ -114,7 +116,7 @@ def test_perplexity_counts_ends_and_unknown_words():
 def test_pieces_are_summed_into_words():
     text = ["banana bandana", "bandana banana", "banana"] * 20
     tokenizer = Tokenizer.train_bpe(text, vocab_size=260)
-    judge = Judge.train(text, tokenizer, JudgeConfig(embedding=8, hidden=8, epochs=1))
+    judge = Judge.train(text, tokenizer, JudgeConfig(embedding=8, hidden=8, epochs=1, min_steps=0))
     ids = MemorySplit(tokenizer.encode_batch(["banana bandana"]))
     assert ids.tokens > 3
     nll = negative_log_likelihood(judge.model, sequential(ids, 1))
@@ -132,3 +134,10 @@ def test_reading_nothing_is_the_users_mistake():
     judge = Judge.train(["a b", "c d"] * 4, tokenizer, SMALL)
     with pytest.raises(UserError, match="found none"):
         judge.perplexity([])
+
+
+def test_a_small_text_is_read_more_often():
+    said: list[str] = []
+    config = replace(SMALL, epochs=1, min_steps=7, batch_size=16, held_out=0.0)
+    train_judge(markov(40, 0), 7, config, progress=said.append)
+    assert said[0] == "epoch 1 of 4"

@@ -1,0 +1,228 @@
+"""Reverse perplexity on real text: the table of Zhao et al. 2018, for what this machine can train.
+
+Every column is trained with one configuration on the same sentences; the same language model then
+judges as many generated sentences of each (and real ones): trained on them, read on the test split.
+
+    python -m benchmarks.captions --data captions --out runs/captions --seeds 0 1
+
+`--data` holds train.en.gz, val.en.gz and test.en.gz, one tokenised sentence a line. A column that
+is done is not done again, and a training that was killed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+import lvtrain
+from lvtrain.config import OptimizerConfig, TrainConfig
+from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.data.store import Store
+from lvtrain.evaluation.perplexity import Judge, JudgeConfig
+from lvtrain.evaluation.sentences import read
+from lvtrain.model import Model
+from lvtrain.objectives.adversarial import LipschitzConfig
+from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
+from lvtrain.systems.autoencoder import AutoencoderConfig
+from lvtrain.systems.language_model import LanguageModelConfig
+
+COLUMNS = ("real", "lm", "ae", "arae", "arae-alternating")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeConfig:
+    """One size and one optimiser for all columns."""
+
+    hidden: int = 192
+    """Size of embeddings and LSTMs."""
+    code: int = 64
+    """Size of the code."""
+    noise: float = 0.6
+    """Standard deviation of the noise on the code."""
+    answer_scale: float = 0.02
+    """Factor on the critic's gradient for the encoder."""
+    init: float = 0.2
+    """Parameters of the text side start from U(−init, init)."""
+    game: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=5e-4, betas=(0.5, 0.9), decay=0.5)
+    )
+    """Optimiser of generator and critic."""
+    text: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=4e-3, betas=(0.9, 0.98), clip=1.0, decay=0.7)
+    )
+    """Optimiser of encoder, decoder and language model."""
+
+    def system(self, column: str) -> tuple[str, Any]:
+        """The system of a column and its configuration."""
+        if column == "lm":
+            return "lm", LanguageModelConfig(
+                embedding=self.hidden, hidden=self.hidden, init=self.init, optimizer=self.text
+            )
+        autoencoder = AutoencoderConfig(
+            embedding=self.hidden,
+            hidden=self.hidden,
+            code=self.code,
+            noise=self.noise,
+            noise_decay=1.0,
+            radius=self.code**0.5,
+            init=self.init,
+            optimizer=self.text,
+        )
+        if column == "ae":
+            return "ae", autoencoder
+        return "arae", ARAEConfig(
+            autoencoder=autoencoder,
+            generator=GeneratorConfig(layers=(300, 300), init=0.0, optimizer=self.game),
+            critic=CriticConfig(
+                layers=(300, 300),
+                init=0.0,
+                lipschitz=LipschitzConfig(weight=10.0),
+                optimizer=self.game,
+            ),
+            answer_scale=self.answer_scale,
+            schedule="alternating" if column == "arae-alternating" else "overlapped",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionsConfig:
+    """Reverse perplexity of LM, AE and ARAE samples on a real corpus."""
+
+    data: Path
+    """Folder of the corpus."""
+    out: Path
+    """Folder of the store, the runs and the results."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of each column."""
+    columns: tuple[str, ...] = COLUMNS
+    """Columns to do."""
+    steps: int = 4_000
+    """Updates of each model."""
+    samples: int = 50_000
+    """Sentences that the judge is trained on."""
+    max_words: int = 15
+    """Longest sentence taken."""
+    min_count: int = 2
+    """Least count of a word of the vocabulary."""
+    jobs: int = 2
+    """Columns done at a time; the cores are shared among them."""
+    shape: Annotated[ShapeConfig, tyro.conf.arg(name="")] = field(default_factory=ShapeConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model that judges."""
+
+
+def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
+    """Train a column's model, draw its samples, judge them."""
+    result = config.out / f"{name}-{seed}.json"
+    if result.is_file():
+        return json.loads(result.read_text())
+    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    torch.set_num_threads(threads)
+    store = Store.open(config.out / "store")
+    figures: dict[str, Any] = {"column": name, "seed": seed}
+    if name == "real":
+        real = read(store.split("train"), config.samples, seed)
+        sentences = store.tokenizer.decode_batch(real)
+    else:
+        system, model = config.shape.system(name)
+        started = time.monotonic()
+        settings = TrainConfig(
+            steps=config.steps,
+            seed=seed,
+            threads=threads,
+            validate_every=1_000,
+            checkpoint_every=500,
+            log_every=100,
+        )
+        run = config.out / f"run-{name}-{seed}"
+        lvtrain.train(
+            system, config.out / "store", run, model=model, resume="auto", **vars(settings)
+        )
+        trained = Model.load(run)
+        figures["train_seconds"] = round(time.monotonic() - started)
+        figures["step"] = trained.step
+        sentences = trained.generate(config.samples, seed)
+        (config.out / f"samples-{name}-{seed}.txt").write_text("\n".join(sentences) + "\n")
+    judge = Judge.train(
+        sentences, store.tokenizer, replace(config.judge, seed=seed), torch.device("cpu")
+    )
+    test = store.tokenizer.decode_batch(read(store.split("test")))
+    figures["reverse_perplexity"] = judge.perplexity(test)
+    figures["distinct_sentences"] = len(set(sentences)) / len(sentences)
+    result.write_text(json.dumps(figures, indent=2))
+    return figures
+
+
+def jobs(config: CaptionsConfig) -> Iterator[dict[str, Any]]:
+    """Every column and seed, as they get done."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        todo = [(name, seed) for seed in config.seeds for name in config.columns]
+        for done in as_completed([pool.submit(column, config, *job) for job in todo]):
+            yield done.result()
+
+
+def table(config: CaptionsConfig, results: list[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    store = Store.open(config.out / "store")
+    lines = [
+        "| trained on | reverse perplexity, mean | " + " | ".join(
+            f"seed {seed}" for seed in config.seeds) + " | distinct sentences |",
+        "|---|" + "---|" * (len(config.seeds) + 2),
+    ]  # fmt: skip
+    for name in config.columns:
+        rows = sorted((r for r in results if r["column"] == name), key=lambda r: r["seed"])
+        values = [row["reverse_perplexity"] for row in rows]
+        distinct = statistics.mean(row["distinct_sentences"] for row in rows)
+        cells = " | ".join(f"{value:.1f}" for value in values)
+        lines.append(f"| {name} | {statistics.mean(values):.1f} | {cells} | {distinct:.2f} |")
+    info = store.info.splits["train"]
+    lines += [
+        "",
+        f"{info.sentences:,} sentences of at most {config.max_words} words, vocabulary "
+        f"{store.info.vocab_size:,}; {config.samples:,} sentences judged; {config.steps:,} updates "
+        f"of {TrainConfig().batch_size} sentences a model; {config.shape}; {config.judge}.",
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Do what is not done yet, then write the table."""
+    config = tyro.cli(CaptionsConfig, prog="python -m benchmarks.captions")
+    config.out.mkdir(parents=True, exist_ok=True)
+    if not (config.out / "store").is_dir():
+        prepare(
+            PrepareConfig(
+                files=(str(config.data / "train.en.gz"),),
+                valid=(str(config.data / "val.en.gz"),),
+                test=(str(config.data / "test.en.gz"),),
+                max_words=config.max_words,
+                min_count=config.min_count,
+            ),
+            config.out / "store",
+        )
+    results = []
+    for figures in jobs(config):
+        results.append(figures)
+        print(json.dumps(figures), flush=True)
+    text = table(config, results)
+    (config.out / "table.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
