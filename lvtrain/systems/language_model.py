@@ -5,7 +5,6 @@ The baseline of the family, and the judge of reverse perplexity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,8 +16,8 @@ from lvtrain.data.batches import Batch
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import uniform_init
 from lvtrain.randomness import Key
-from lvtrain.training.engine import Engine, EngineFactory
-from lvtrain.training.game import Game, Metrics, Tensors
+from lvtrain.training.engine import EngineFactory
+from lvtrain.training.game import Game, Metrics, SoloPlayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,35 +62,16 @@ class LanguageModel(nn.Module):
         """Codes of size 0: the sampling of words is all there is."""
         return torch.empty(n, 0, device=device)
 
-    def game(self, engine: EngineFactory) -> Game:
-        """A game of one."""
-        player = LanguageModelPlayer(self, engine("model", self, self.config.optimizer))
-        return Game(model=player)
-
-
-class LanguageModelPlayer:
-    """The language model as a player that proposes nothing."""
-
-    def __init__(self, model: LanguageModel, engine: Engine) -> None:
-        self.model, self.engine = model, engine
-        self.engines: Mapping[str, Engine] = {"model": engine}
-
-    def propose(self, batch: Batch, key: Key) -> Tensors:
-        self._batch, self._key = batch, key
-        return {}
-
-    def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
-        return [{} for _ in batches]
-
-    def decode(self) -> None:
-        self.model.train()
-        batch, rate = self._batch, self.model.config.dropout
-        dropout = self._key.fold("dropout").generator(batch.tokens.device) if rate else None
-        self._loss = self.model.decoder.cross_entropy(
+    def loss(self, batch: Batch, key: Key) -> tuple[Tensor, Metrics]:
+        """−log p(x), a mean over words."""
+        self.train()
+        rate = self.config.dropout
+        dropout = key.fold("dropout").generator(batch.tokens.device) if rate else None
+        loss = self.decoder.cross_entropy(
             None, batch.tokens, batch.lengths, dropout=dropout, rate=rate
         )
+        return loss, {"cross_entropy": loss.item()}
 
-    def learn(self, answer: Tensors | None) -> Metrics:
-        self.engine.backward(self._loss)
-        norm = self.engine.step(self._key.step)
-        return {"cross_entropy": self._loss.item(), "gradient_norm": norm}
+    def game(self, engine: EngineFactory) -> Game:
+        """A game of one."""
+        return Game(model=SoloPlayer(self.loss, engine("model", self, self.config.optimizer)))

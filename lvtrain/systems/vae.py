@@ -9,7 +9,6 @@ against posterior collapse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,8 +24,8 @@ from lvtrain.modules.latent import Gaussian, MixturePrior
 from lvtrain.objectives.corruption import drop_words
 from lvtrain.objectives.divergence import KLConfig, kl_term, mixture_kl
 from lvtrain.randomness import Key
-from lvtrain.training.engine import Engine, EngineFactory
-from lvtrain.training.game import Game, Metrics, Tensors
+from lvtrain.training.engine import EngineFactory
+from lvtrain.training.game import Game, Metrics, SoloPlayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,49 +98,29 @@ class VAE(nn.Module):
         noise = key.fold("noise").normal(n, self.config.latent, device=device)
         return self.prior.sample(noise, key.fold("component").uniform(n, device=device))
 
-    def game(self, engine: EngineFactory) -> Game:
-        """A game of one."""
-        return Game(model=VAEPlayer(self, engine("model", self, self.config.optimizer)))
-
-
-class VAEPlayer:
-    """The VAE as a player that proposes nothing."""
-
-    def __init__(self, vae: VAE, engine: Engine) -> None:
-        self.vae, self.engine = vae, engine
-        self.engines: Mapping[str, Engine] = {"model": engine}
-
-    def propose(self, batch: Batch, key: Key) -> Tensors:
-        self._batch, self._key = batch, key
-        return {}
-
-    def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
-        return [{} for _ in batches]
-
-    def decode(self) -> None:
-        vae, config, batch, key = self.vae, self.vae.config, self._batch, self._key
-        vae.train()
-        device = batch.tokens.device
+    def loss(self, batch: Batch, key: Key) -> tuple[Tensor, Metrics]:
+        """The negative ELBO with what is free of its KL term, a mean over sentences."""
+        self.train()
+        config, device, rows = self.config, batch.tokens.device, len(batch.rows)
         dropout = key.fold("dropout").generator(device) if config.dropout else None
-        mu, logvar = vae.posterior(batch.tokens, batch.lengths, dropout)
+        mu, logvar = self.posterior(batch.tokens, batch.lengths, dropout)
         z, kl = reparameterize(mu, logvar, key.fold("z").seed_tensor(device))
         if config.components > 1:
-            kl = mixture_kl(z, mu, logvar, vae.prior)
+            kl = mixture_kl(z, mu, logvar, self.prior)
         inputs = drop_words(shifted(batch.tokens), config.word_dropout, key.fold("word dropout"))
-        nll = vae.decoder.cross_entropy(
+        nll = self.decoder.cross_entropy(
             z, batch.tokens, batch.lengths, inputs, dropout, config.dropout, reduction="sum"
         )
-        rows = len(batch.rows)
-        self._beta = config.kl.weight(key.step)
-        self._loss = nll / rows + self._beta * kl_term(kl, config.kl)
-        self._metrics = {
+        beta = config.kl.weight(key.step)
+        loss = nll / rows + beta * kl_term(kl, config.kl)
+        return loss, {
+            "loss": loss.item(),
             "reconstruction": nll.item() / batch.words,
             "kl": kl.sum().item() / rows,
             "elbo": -(nll.item() + kl.sum().item()) / rows,
-            "beta": self._beta,
+            "beta": beta,
         }
 
-    def learn(self, answer: Tensors | None) -> Metrics:
-        self.engine.backward(self._loss)
-        norm = self.engine.step(self._key.step)
-        return {"loss": self._loss.item(), **self._metrics, "gradient_norm": norm}
+    def game(self, engine: EngineFactory) -> Game:
+        """A game of one."""
+        return Game(model=SoloPlayer(self.loss, engine("model", self, self.config.optimizer)))

@@ -13,7 +13,7 @@ alternating    the order of Zhao et al. 2018: the model learns from its own loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,6 +51,30 @@ class ModelPlayer(Protocol):
     def learn(self, answer: Tensors | None) -> Metrics:
         """One update from the own loss, if decoded, and the adversary's answer, if there is one."""
         ...
+
+
+class SoloPlayer:
+    """The model player of a game of one: it proposes nothing and learns from its own loss."""
+
+    def __init__(
+        self, loss: Callable[[Batch, Key], tuple[Tensor, Metrics]], engine: Engine
+    ) -> None:
+        self._loss, self._engine = loss, engine
+        self.engines: Mapping[str, Engine] = {"model": engine}
+
+    def propose(self, batch: Batch, key: Key) -> Tensors:
+        self._batch, self._key = batch, key
+        return {}
+
+    def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
+        return [{} for _ in batches]
+
+    def decode(self) -> None:
+        self._cost, self._metrics = self._loss(self._batch, self._key)
+
+    def learn(self, answer: Tensors | None) -> Metrics:
+        self._engine.backward(self._cost)
+        return {**self._metrics, "gradient_norm": self._engine.step(self._key.step)}
 
 
 class AdversaryPlayer(Protocol):

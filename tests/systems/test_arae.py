@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lvtrain.config import OptimizerConfig
+from lvtrain.modules.latent import on_sphere
 from lvtrain.presets import REFERENCE, TINY
 from lvtrain.randomness import Key
 from lvtrain.systems.arae import ARAE, ARAEConfig, CodeAdversary
@@ -29,7 +30,7 @@ def adversary(config: ARAEConfig) -> CodeAdversary:
 
 
 def codes(n: int = 32) -> torch.Tensor:
-    return nn.functional.normalize(torch.randn(n, TINY.autoencoder.code_size), dim=1)
+    return on_sphere(torch.randn(n, TINY.autoencoder.code_size), TINY.autoencoder.radius)
 
 
 def test_the_answer_is_the_gradient_of_the_encoders_loss() -> None:
@@ -87,7 +88,8 @@ def test_weight_clipping_bounds_every_weight() -> None:
 def test_generated_codes_lie_where_real_ones_do() -> None:
     player = adversary(TINY)
     made = player.arae.sample_codes(8, Key(seed=0, step=0), torch.device("cpu"))
-    torch.testing.assert_close(made.norm(dim=1), torch.ones(8))
+    radius = TINY.autoencoder.radius
+    torch.testing.assert_close(made.norm(dim=1), torch.full((8,), radius))
 
 
 def test_the_reference_preset_starts_with_the_small_codes_of_2018() -> None:
