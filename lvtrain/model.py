@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -109,7 +110,11 @@ class Model:
         folder = Path(folder)
         config = read_config(folder)
         system = build(config)
-        tensors = load_file(folder / WEIGHTS)
+        path = folder / WEIGHTS
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: not a whole safetensors file: {error}") from None
         for name, part in system.parts.items():
             own = {n.removeprefix(f"{name}."): t for n, t in tensors.items()
                    if n.startswith(f"{name}.")}  # fmt: skip
@@ -118,7 +123,7 @@ class Model:
         if "prior.mean" in tensors:
             prior = CodeGaussian(tensors["prior.mean"], tensors["prior.factor"])
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        return cls(config, system, tokenizer, config.train.steps, folder, prior)
+        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model alone (safetensors, JSON, tokeniser), to be used without its run."""
@@ -129,6 +134,7 @@ class Model:
             for part, module in self.system.parts.items()
             for name, tensor in module.state_dict().items()
         }
+        tensors["step"] = torch.tensor(self.step)
         if not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         save_file(tensors, folder / WEIGHTS)

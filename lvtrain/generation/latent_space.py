@@ -15,7 +15,7 @@ def lerp(
     a: Float[Tensor, "B C"], b: Float[Tensor, "B C"], steps: int
 ) -> Float[Tensor, "steps B C"]:
     """Codes on the straight line from a to b, both ends included."""
-    t = torch.linspace(0, 1, steps, device=a.device).view(-1, 1, 1)
+    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).view(-1, 1, 1)
     return torch.lerp(a, b, t)
 
 
@@ -27,7 +27,7 @@ def slerp(
     sin((1−t)ω)/sin ω · a + sin(tω)/sin ω · b with ω the angle between them; nearly parallel codes
     are joined by the straight line, which is the limit.
     """
-    t = torch.linspace(0, 1, steps, device=a.device).view(-1, 1, 1)
+    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).view(-1, 1, 1)
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     omega = torch.arccos(cosine)[:, None]
     sine = omega.sin()
