@@ -15,8 +15,9 @@ def faults():
     torch.ones(10_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 kept = keep_freed_memory()
-later = [faults() for _ in range(5)][-1]
-sys.exit(0 if not kept or later < 100 else 1)
+# The first few blocks find no freed one that fits; the typical one does.
+typical = sorted(faults() for _ in range(40))[20]
+sys.exit(0 if not kept or typical < 100 else 1)
 """
 
 
