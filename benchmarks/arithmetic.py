@@ -2,8 +2,9 @@
 
 Matrix products alone, 2mnk each; a backward pass takes twice its forward pass. Counted is what the
 algorithm needs: no padding, no product with an initial state of zero, the code's product once a
-sentence, no gradient where nobody asks for one. N tokens, B rows, V vocabulary, E embedding,
-H hidden, C code.
+sentence, no gradient where nobody asks for one. The inputs' product counts for every token, as an
+LSTM is defined, though lvtrain takes it once for each distinct word of a batch on a CPU. N tokens,
+B rows, V vocabulary, E embedding, H hidden, C code.
 """
 
 from __future__ import annotations

@@ -47,6 +47,23 @@ def test_an_update_is_that_of_torchs_own_optimiser(config: OptimizerConfig) -> N
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.01, 1e6])
+def test_a_sparse_gradient_moves_the_weights_as_the_dense_one_does(clip: float) -> None:
+    words = torch.tensor([[3, 3, 1], [7, 3, 0]])
+    norms, tables = [], []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table = nn.Embedding(9, 4, sparse=sparse)
+        config = OptimizerConfig(kind="sgd", lr=0.5, clip=clip)
+        engine = TorchEngine("m", table, config, 10)
+        for step in range(3):
+            engine.backward(table(words).exp().sum())
+            norms.append(engine.step(step))
+        tables.append(table.weight.detach())
+    assert norms[:3] == pytest.approx(norms[3:], rel=1e-6)
+    torch.testing.assert_close(*tables)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_state_holds_all_that_the_next_update_needs(config: OptimizerConfig) -> None:
     one = TorchEngine("m", network(), config, 10)
