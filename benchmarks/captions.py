@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ import torch
 import tyro
 
 import lvtrain
+from benchmarks.provenance import provenance
 from lvtrain.config import OptimizerConfig, TrainConfig
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
@@ -194,8 +194,7 @@ def table(config: CaptionsConfig, results: list[dict[str, Any]]) -> str:
         f"{info.sentences:,} sentences of at most {config.max_words} words, vocabulary "
         f"{store.info.vocab_size:,}; {config.samples:,} sentences judged; {config.steps:,} updates "
         f"of {TrainConfig().batch_size} sentences a model; {config.shape}; {config.judge}.",
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}.",
+        ", ".join(str(value) for value in provenance("benchmarks.captions").values()) + ".",
     ]
     return "\n".join(lines)
 

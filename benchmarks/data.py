@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import provenance
 from lvtrain.data.info import INDEX, TOKENIZER, VERSION, SplitInfo, StoreInfo
 from lvtrain.data.shards import Layout, ShardWriter, sha256, smallest_dtype
 from lvtrain.data.tokenizer import SPECIALS, Tokenizer
@@ -132,6 +132,7 @@ def main() -> None:
         )
         print(json.dumps(figures))
         return
+    origin = provenance("benchmarks.data")
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         for sentences in arguments.sentences:
@@ -145,7 +146,7 @@ def main() -> None:
                 results.append(json.loads(done.stdout))
     figures = {
         "tokens_per_second": min(result["tokens_per_second"] for result in results),
-        "machine": platform.machine(),
+        **origin,
         "results": results,
     }
     if arguments.json:

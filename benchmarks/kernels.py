@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks.arithmetic import lstm_flops, mlp_flops
+from benchmarks.provenance import provenance
 from lvtrain.kernels import reference
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
 from lvtrain.kernels.gradient_penalty import gradient_penalty
@@ -152,6 +151,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
+    origin = provenance("benchmarks.kernels")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     a, out = torch.randn(SQUARE, SQUARE), torch.empty(SQUARE, SQUARE)
@@ -173,10 +173,8 @@ def main() -> None:
             row["sgemm_share"] = round(flops[op] / ms / rate, 3)
         rows.append(row)
     if arguments.json:
-        machine = {"processor": platform.processor(), "cores": os.cpu_count()}
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
         settings = {"threads": arguments.threads, "repeats": arguments.repeats}
-        print(json.dumps(machine | versions | settings | {"rows": rows}, indent=1))
+        print(json.dumps(origin | settings | {"rows": rows}, indent=1))
         return
     print(f"{'operation':24}{'variant':10}{'ms':>10}{'speedup':>10}{'of sgemm':>10}")
     for row in rows:

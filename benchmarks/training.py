@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +26,7 @@ from benchmarks.arithmetic import iteration_flops
 from benchmarks.contest import Spread, race
 from benchmarks.contestants import Setup, baseline, lvtrain, matrix_product
 from benchmarks.parts import parts, pieces
+from benchmarks.provenance import provenance
 from lvtrain.data.store import Store
 from lvtrain.presets import preset
 from lvtrain.systems.arae import ARAEConfig
@@ -101,7 +98,7 @@ def resized(model: ARAEConfig, size: int) -> ARAEConfig:
 def measure(config: TrainingBenchmark) -> dict[str, Any]:
     """Run the contest; gives the figures of the report."""
     setup = config.setup()
-    started, load = datetime.now(UTC), os.getloadavg()[0]
+    origin = provenance("benchmarks.training", config.device)
     laps = race(
         {
             "baseline": partial(baseline, setup, False),
@@ -161,12 +158,8 @@ def measure(config: TrainingBenchmark) -> dict[str, Any]:
             "data": str(config.store) if config.store else "synthetic",
             "repeats": config.repeats,
         },
-        "hardware": hardware(config.device),
-        "load_average_at_start": round(load, 2),
-        "torch": torch.__version__,
         "threads": setup.threads,
-        "date": started.isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.training", *sys.argv[1:]]),
+        **origin,
     }
 
 
@@ -178,16 +171,6 @@ def _gflop(setup: Setup, words: float, schedule: str) -> float:
 
 def _quartiles(spread: Spread) -> list[float]:
     return [round(value, 2) for value in (spread.low, spread.median, spread.high)]
-
-
-def hardware(device: str) -> str:
-    """The name of what computes."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def show(figures: dict[str, Any], console: Console) -> None:
