@@ -30,6 +30,7 @@ from benchmarks.provenance import provenance
 from lvtrain.config import OptimizerConfig, TrainConfig
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
+from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import Judge, JudgeConfig
 from lvtrain.evaluation.sentences import read
 from lvtrain.model import Model
@@ -116,6 +117,10 @@ class CaptionsConfig:
     """Longest sentence taken."""
     min_count: int = 2
     """Least count of a word of the vocabulary."""
+    temperatures: tuple[float, ...] = (0.0, 0.5, 0.8, 1.0)
+    """Decoding temperatures to choose from on the validation split; 0 is greedy."""
+    trial_samples: int = 6_000
+    """Sentences generated for that at each."""
     jobs: int = 2
     """Columns done at a time; the cores are shared among them."""
     shape: Annotated[ShapeConfig, tyro.conf.arg(name="")] = field(default_factory=ShapeConfig)
@@ -153,7 +158,9 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
         trained = Model.load(run)
         figures["train_seconds"] = round(time.monotonic() - started)
         figures["step"] = trained.step
-        sentences = trained.generate(config.samples, seed)
+        temperature = best_temperature(config, trained, store)
+        figures["temperature"] = temperature
+        sentences = trained.generate(config.samples, seed, temperature=temperature)
         (config.out / f"samples-{name}-{seed}.txt").write_text("\n".join(sentences) + "\n")
     judge = Judge.train(
         sentences, store.tokenizer, replace(config.judge, seed=seed), torch.device("cpu")
@@ -163,6 +170,18 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
     figures["distinct_sentences"] = len(set(sentences)) / len(sentences)
     result.write_text(json.dumps(figures, indent=2))
     return figures
+
+
+def best_temperature(config: CaptionsConfig, model: Model, store: Store) -> float:
+    """The temperature whose samples are the best text for a trigram model to learn from, judged on
+    the validation split: every column chooses alike."""
+    valid = read(store.split("valid"), 2_000)
+    scores = {}
+    for temperature in config.temperatures:
+        sentences = model.generate(config.trial_samples, temperature=temperature)
+        ids = store.tokenizer.encode_batch(sentences)
+        scores[temperature] = ngram_perplexity(ids, valid, store.info.vocab_size)
+    return min(scores, key=lambda temperature: scores[temperature])
 
 
 def jobs(config: CaptionsConfig) -> Iterator[dict[str, Any]]:
@@ -179,15 +198,18 @@ def table(config: CaptionsConfig, results: list[dict[str, Any]]) -> str:
     store = Store.open(config.out / "store")
     lines = [
         "| trained on | reverse perplexity, mean | " + " | ".join(
-            f"seed {seed}" for seed in config.seeds) + " | distinct sentences |",
-        "|---|" + "---|" * (len(config.seeds) + 2),
+            f"seed {seed}" for seed in config.seeds) + " | temperature | distinct sentences |",
+        "|---|" + "---|" * (len(config.seeds) + 3),
     ]  # fmt: skip
     for name in config.columns:
         rows = sorted((r for r in results if r["column"] == name), key=lambda r: r["seed"])
         values = [row["reverse_perplexity"] for row in rows]
         distinct = statistics.mean(row["distinct_sentences"] for row in rows)
         cells = " | ".join(f"{value:.1f}" for value in values)
-        lines.append(f"| {name} | {statistics.mean(values):.1f} | {cells} | {distinct:.2f} |")
+        temperature = ", ".join(f"{row['temperature']:g}" for row in rows if "temperature" in row)
+        lines.append(
+            f"| {name} | {statistics.mean(values):.1f} | {cells} | {temperature} | {distinct:.2f} |"
+        )
     info = store.info.splits["train"]
     lines += [
         "",

@@ -61,6 +61,8 @@ class EvaluateConfig:
     samples: int = 100_000
     """Sentences to generate; at most those of the training split, so that as many real ones can be
     compared."""
+    temperature: float | None = None
+    """Of the decoding: 0 takes the likeliest word, 1 samples, as a language model does by itself."""
     reverse: bool = True
     """Train judges on generated and on real text, and read real text: the costliest part."""
     forward: bool = True
@@ -166,7 +168,8 @@ def evaluate(
     tell(f"generating {count:,} sentences")
     figures: Figures = {"step": model.step, "split": name, "samples": count}
     with evaluating(system):
-        samples = model.generate(count, config.seed)
+        how = {} if config.temperature is None else {"temperature": config.temperature}
+        samples = model.generate(count, config.seed, **how)
         figures |= _perplexities(model, samples, train, texts, config, tell)
         tell("comparing")
         figures |= _overlaps(model, samples, train)
