@@ -62,7 +62,7 @@ class EvaluateConfig:
     """Sentences to generate; at most those of the training split, so that as many real ones can be
     compared."""
     temperature: float | None = None
-    """Of the decoding: 0 takes the likeliest word, 1 samples; a language model samples by itself."""
+    """Of the decoding: 0 takes the likeliest word, 1 samples; a language model samples unasked."""
     reverse: bool = True
     """Train judges on generated and on real text, and read real text: the costliest part."""
     forward: bool = True
