@@ -31,6 +31,10 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point of the `lvtrain` program."""
+    # Threads of torch's OpenMP wait for each other by spinning, for milliseconds by default: beside
+    # any other busy process that is most of the time, and steps become tens of times slower. Read
+    # when torch is imported, which is later; who sets it in the environment is heard.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -67,7 +67,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     threads: int = 0
-    """CPU threads; 0 takes every core."""
+    """CPU threads; 0 takes as many as torch does: every core, or OMP_NUM_THREADS."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
 

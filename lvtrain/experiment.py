@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +93,8 @@ def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome
 
 def _carry_out(config: RunConfig, out: Path, found: checkpoint.Checkpoint | None) -> Outcome:
     settings = config.train
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()

@@ -66,7 +66,7 @@ _TINY_AE = AutoencoderConfig(
 )
 _TINY_GAME = OptimizerConfig(lr=5e-4, betas=(0.5, 0.9), decay=0.5)
 _TINY = TrainConfig(
-    steps=2_500, batch_size=64, validate_every=500, checkpoint_every=500, log_every=50
+    steps=2_400, batch_size=64, validate_every=500, checkpoint_every=500, log_every=50
 )
 TINY = ARAEConfig(
     autoencoder=_TINY_AE,
