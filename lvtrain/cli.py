@@ -29,6 +29,12 @@ COMMANDS = {
 }
 
 
+# What the file system refuses for reasons that the user knows and can mend.
+_STORAGE = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT
+}  # fmt: skip
+
+
 def main() -> None:
     """Entry point of the `lvtrain` program."""
     # Threads of torch's OpenMP wait for each other by spinning, for milliseconds by default: beside
@@ -58,6 +64,8 @@ def run(argv: list[str]) -> int:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail(f"no space left on device: {error.filename or 'while writing'}", 2)
+        if error.filename and error.errno in _STORAGE:
+            return _fail(f"{error.filename}: {error.strerror}", 2)
         raise
 
 

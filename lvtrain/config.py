@@ -7,6 +7,7 @@ ill-typed field is a `UserError` that names it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -150,6 +151,49 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is not Any and isinstance(hint, type) and not isinstance(value, hint):
         raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
+
+
+# What a field may hold, by its name, wherever it stands in a configuration.
+_POSITIVE = frozenset(
+    "steps batch_size checkpoint_every keep log_every validation_sentences embedding hidden layers "
+    "latent components lr rounds radius".split()
+)
+_NOT_NEGATIVE = frozenset(
+    "seed threads validate_every code noise clip init warmup forget_bias answer_scale fresh "
+    "weight beta anneal_steps free_bits shuffle".split()
+)
+_SHARES = frozenset("dropout word_dropout drop blank swap decay noise_decay".split())
+
+
+def check(config: Any, where: str = "") -> None:
+    """Raise UserError, naming the flag, for a number that no configuration can have."""
+    for field_ in dataclasses.fields(config):
+        name, value = field_.name, getattr(config, field_.name)
+        flag = f"{where}{name}"
+        if dataclasses.is_dataclass(value):
+            # The text side of a composed system has flags without a prefix.
+            check(value, where if name == "autoencoder" else f"{flag}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            expected = _expected(name, number)
+            if expected:
+                raise UserError(f"--{flag.replace('_', '-')}: expected {expected}, found {number}")
+
+
+def _expected(name: str, number: float) -> str:
+    """What a field should hold where `number` is not it, else nothing."""
+    if not math.isfinite(number):
+        return "a finite number"
+    if name == "betas" and not 0 <= number < 1:
+        return "0 or more and less than 1"
+    if name in _SHARES:
+        highest = number <= 1 if name in ("decay", "noise_decay") else number < 1
+        return "" if number >= 0 and highest else "a share between 0 and 1"
+    if name in _POSITIVE and number <= 0:
+        return "more than 0"
+    return "0 or more" if name in _NOT_NEGATIVE and number < 0 else ""
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:

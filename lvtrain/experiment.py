@@ -23,6 +23,7 @@ from lvtrain.config import (
     OptimizerConfig,
     RunConfig,
     TrainConfig,
+    check,
     differences,
     to_json,
 )
@@ -68,7 +69,13 @@ def start(
 def configure(
     system: str, model: Any, train_config: TrainConfig, data: Path, preset: str
 ) -> RunConfig:
-    """The full configuration of a run on the store `data`."""
+    """The full configuration of a run on the store `data`.
+
+    Raises UserError for a setting that cannot be, before anything is written.
+    """
+    check(model)
+    check(train_config)
+    choose_device(train_config.device)
     store = Store.open(data)
     return RunConfig(
         system=system,
@@ -174,6 +181,10 @@ def _open_run(config: RunConfig, out: Path, resume: Resume) -> checkpoint.Checkp
             raise UserError(f"--out {out}: the folder exists and holds no run (no {CONFIG})")
         _same_run(path, json.loads(text))
         found = checkpoint.latest(out / "checkpoints")
+        if found and found.step > config.train.steps:
+            raise UserError(
+                f"--steps {config.train.steps}: the run in {out} is at step {found.step} already"
+            )
     else:
         found = None
     out.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,10 @@ class Model:
         tensors["step"] = torch.tensor(self.step)
         if not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
-        save_file(tensors, folder / WEIGHTS)
+        try:
+            save_file(tensors, folder / WEIGHTS)
+        except SafetensorError as error:
+            raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from None
         self.tokenizer.save(folder / TOKENIZER)
         (folder / CONFIG).write_text(json.dumps(to_json(self.config), indent=2))
 

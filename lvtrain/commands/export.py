@@ -24,10 +24,13 @@ class ExportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ExportArguments, argv, "export", "lvtrain export runs/first --out model")
 
+    from lvtrain.data.folder import new_folder
     from lvtrain.errors import UserError
-    from lvtrain.model import Model
+    from lvtrain.model import CONFIG, Model
 
     if arguments.out.exists():
         raise UserError(f"export: --out {arguments.out}: exists already")
-    Model.load(arguments.run).save_pretrained(arguments.out)
+    model = Model.load(arguments.run)
+    with new_folder(arguments.out, known_by=CONFIG) as folder:
+        model.save_pretrained(folder)
     return 0

@@ -10,6 +10,9 @@ import tyro
 
 from lvtrain.commands.parse import parse
 
+# Sentences of one call: they are all held in memory.
+MOST = 100_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments:
@@ -37,8 +40,14 @@ def run(argv: list[str]) -> int:
     from lvtrain.errors import UserError
     from lvtrain.model import Model
 
-    if arguments.num < 1:
-        raise UserError(f"generate: --num: expected at least 1, found {arguments.num}")
+    if not 1 <= arguments.num <= MOST:
+        raise UserError(f"generate: --num: expected 1 to {MOST:,}, found {arguments.num}")
+    if arguments.top_k < 0:
+        raise UserError(f"generate: --top-k: expected 0 or more, found {arguments.top_k}")
+    if arguments.temperature is not None and not 0 <= arguments.temperature < float("inf"):
+        raise UserError(
+            f"generate: --temperature: expected 0 or more, found {arguments.temperature}"
+        )
     which = "best" if arguments.step is None else arguments.step
     how = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     sentences = Model.load(arguments.run, which).generate(

@@ -10,6 +10,8 @@ import tyro
 
 from lvtrain.commands.parse import parse
 
+MOST = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateArguments:
@@ -44,8 +46,9 @@ def run(argv: list[str]) -> int:
     if len(arguments.sentences) not in (0, 2):
         raise UserError(f"interpolate: expected 2 sentences or none, found "
                         f"{len(arguments.sentences)}")  # fmt: skip
-    if arguments.steps < 2:
-        raise UserError(f"interpolate: --steps: expected at least 2, found {arguments.steps}")
+    for flag, value, least in (("steps", arguments.steps, 2), ("num", arguments.num, 1)):
+        if not least <= value <= MOST:
+            raise UserError(f"interpolate: --{flag}: expected {least} to {MOST:,}, found {value}")
     model = Model.load(arguments.run)
     if arguments.sentences:
         start, end = arguments.sentences

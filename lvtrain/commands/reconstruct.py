@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import tyro
 
@@ -24,6 +25,19 @@ class ReconstructArguments:
     """A JSON array of {source, reconstruction}."""
 
 
+def _lines(stream: BinaryIO) -> list[str]:
+    """The lines of standard input."""
+    from lvtrain.errors import UserError
+
+    lines = []
+    for number, line in enumerate(stream, start=1):
+        try:
+            lines.append(line.decode().rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: line {number}: not UTF-8: {error.reason}") from None
+    return lines
+
+
 def run(argv: list[str]) -> int:
     arguments = parse(
         ReconstructArguments, argv, "reconstruct", "lvtrain reconstruct runs/first 'a dog runs .'"
@@ -32,7 +46,7 @@ def run(argv: list[str]) -> int:
     from lvtrain.model import Model
 
     model = Model.load(arguments.run)
-    sources = list(arguments.sentences) or [line.rstrip("\n") for line in sys.stdin]
+    sources = list(arguments.sentences) or _lines(sys.stdin.buffer)
     written = model.reconstruct(sources) if sources else []
     if arguments.json:
         pairs = zip(sources, written, strict=True)

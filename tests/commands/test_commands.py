@@ -163,6 +163,17 @@ def test_mistakes_are_one_line(
     assert "expected 2 sentences" in refused(capsys, "interpolate", run_, "one")
     assert "no codes" in refused(capsys, "reconstruct", runs["lm"], "the boy smiles")
     assert "no such" in refused(capsys, "prepare", tmp_path / "absent", *out).lower()
+    for flags in ("--hidden 0", "--optimizer.lr nan", "--optimizer.betas 2 3", "--threads -1",
+                  "--log-every 0", "--steps 0", "--dropout 1.5", "--corruption.drop 2",
+                  "--critic.rounds 0", "--batch-size 0"):  # fmt: skip
+        flag = flags.split()[0]
+        assert flag in refused(capsys, "train", "arae", *data, *out, *flags.split())
+    shorter = ("train", "arae", *data, "--out", run_, *TRAIN, "--resume", "auto", "--steps", "1")
+    assert "is at step 4 already" in refused(capsys, *shorter)
+    assert "--top-k" in refused(capsys, "generate", run_, "--top-k", "-1")
+    assert "--num" in refused(capsys, "interpolate", run_, "--num", "-1")
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(capsys, "grammar", "--out", tmp_path / "file" / "x")
     assert not (tmp_path / "new").exists(), "nothing half-written"
 
 
