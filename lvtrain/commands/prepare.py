@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +43,7 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.data.prepare import prepare
 
+    _check_given(arguments.config, argv)
     config = replace(arguments.config, files=arguments.files)
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())  # fmt: skip
@@ -60,3 +61,13 @@ def run(argv: list[str]) -> int:
         )
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
+
+
+def _check_given(config: PrepareConfig, argv: list[str]) -> None:
+    """Raise UserError for a flag of files without any, which would count as not given."""
+    from lvtrain.errors import UserError
+
+    for field_ in fields(config):
+        flag = f"--{field_.name.replace('_', '-')}"
+        if flag in argv and getattr(config, field_.name) == ():
+            raise UserError(f"prepare: {flag}: expected at least one file, found none")

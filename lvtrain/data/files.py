@@ -6,6 +6,7 @@ import glob
 import json
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from lvtrain.errors import UserError, nearest
@@ -18,25 +19,38 @@ def find(patterns: Sequence[str]) -> tuple[Path, ...]:
     """
     paths: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            paths += _dataset_files(path)
-        elif path.exists():
-            paths.append(path)
-        elif glob.has_magic(pattern):
-            matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-            files = [Path(match) for match in matches if not Path(match).is_dir()]
-            if not files:
-                raise UserError(f"{pattern}: no file matches" + _similar(path))
-            paths += files
-        else:
-            raise UserError(f"{pattern}: no such file" + _similar(path))
+        try:
+            paths += _matches(pattern)
+        except OSError as error:
+            raise UserError(f"{pattern}: cannot be read: {error.strerror}") from None
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: not a regular file; it is read more than once")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file, expected sentences")
     return tuple(paths)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Return the files that one name, folder or glob stands for."""
+    if not pattern:
+        raise UserError("expected the name of a file, found an empty one")
+    path = Path(pattern)
+    if path.is_dir():
+        return _dataset_files(path)
+    if path.exists():
+        return [path]
+    if path.is_symlink():
+        raise UserError(f"{pattern}: a link to {path.readlink()}, which is no file")
+    if not glob.has_magic(pattern):
+        raise UserError(f"{pattern}: no such file" + _similar(path))
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    files = [match for match in matches if not match.is_dir()]
+    if matches and not files:
+        raise UserError(f"{pattern}: expected files, only folders match, such as {matches[0]}")
+    if not files:
+        raise UserError(f"{pattern}: no file matches" + _similar(path))
+    return files
 
 
 def label_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -46,12 +60,22 @@ def label_names(paths: Sequence[Path]) -> dict[Path, str]:
     """
     parts = [[part for part in re.split(r"[/\\._-]+", str(path)) if part] for path in paths]
     if len(paths) > 1:
+        # Beginnings and ends first: a folder called 0 that all lie in is not the label 0 of one.
+        parts = [own[::-1] for own in _unlike(parts)]
+        parts = [own[::-1] for own in _unlike(parts)]
         shared = set.intersection(*map(set, parts))
         parts = [[part for part in own if part not in shared] for own in parts]
     names = {path: ".".join(own) or path.name for path, own in zip(paths, parts, strict=True)}
     if len(set(names.values())) < len(names):
-        return {path: str(path) for path in paths}
-    return names
+        names = {path: str(path) for path in paths}
+    # Names of files are bytes; what of them is not UTF-8 is spelt out.
+    return {path: name.encode(errors="backslashreplace").decode() for path, name in names.items()}
+
+
+def _unlike(parts: list[list[str]]) -> list[list[str]]:
+    """Leave out what all begin with."""
+    alike = sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(*parts, strict=False)))
+    return [own[alike:] for own in parts]
 
 
 def _similar(path: Path) -> str:
@@ -67,13 +91,18 @@ def _dataset_files(folder: Path) -> list[Path]:
     """Return the Arrow files of a folder that Hugging Face `save_to_disk` wrote, in order."""
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        return [folder / entry["filename"] for entry in state["_data_files"]]
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):
         files = sorted(folder.glob("*.arrow"))
     if not files:
         splits = sorted(path.parent.name for path in folder.glob("*/*.arrow"))
         hint = f": name a split, {' or '.join(dict.fromkeys(splits))}" if splits else ""
+        if not hint and any(folder.iterdir()):
+            hint = f": name its files, as {folder / '*'}"
         raise UserError(
             f"{folder}: a folder without Arrow files, expected files or a dataset{hint}"
         )
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file}: no such file, expected as state.json names it")
     return files

@@ -169,3 +169,14 @@ class StoreInfo:
         words = ", ".join(f"{word} {number:,}" for word, number in self.frequent[:10])
         lines.append(f"frequent    {words}")
         return "\n".join(lines)
+
+
+def reasons(dropped: Mapping[str, int], max_words: int) -> str:
+    """Say how many sentences were dropped and why."""
+    limits = {"too_long": f" (over {max_words:,}, see --max-words)"}
+    said = [
+        f"{number:,} {reason.replace('_', ' ')}{limits.get(reason, '')}"
+        for reason, number in sorted(dropped.items())
+        if number
+    ]
+    return ", ".join(said) or "none"

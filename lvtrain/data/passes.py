@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
-from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, reasons
 from lvtrain.data.shards import Layout, ShardWriter
 from lvtrain.data.sources import Chunk
 from lvtrain.data.tokenizer import UNK, Tokenizer
@@ -32,6 +32,11 @@ SPLITS: Final = ("train", "valid", "test")
 
 class Readable(Protocol):
     """What can be read twice: files or sentences in memory."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     @property
     def bytes(self) -> int:
@@ -111,6 +116,8 @@ class Seen:
     sorter: Sorter
     words: Counter[str]
     target_words: Counter[str]
+    dropped: Counter[str]
+    """Sentences left out, by reason, those of too many pieces not yet known."""
     parallel: bool
     labels: tuple[str, ...] | None
 
@@ -118,16 +125,19 @@ class Seen:
 def count(source: Readable, sorter: Sorter, report: Progress) -> Seen:
     """Count the words of the training sentences, those for validation left out.
 
-    Where the corpus is so small that no hash falls below the threshold, the pass is repeated with
-    one that holds out the sentence of the smallest hash, if that leaves any.
+    Where the corpus is so small that no hash falls below the threshold, or none above, the pass is
+    repeated with one that holds out the sentence of the smallest hash, or all but that of the
+    largest, if there are two that differ.
     """
     while True:
         words: Counter[str] = Counter()
         target_words: Counter[str] = Counter()
         labels: set[str] | None = None
+        all_dropped: Counter[str] = Counter()
         smallest, largest = HASH_RANGE, -1
         for chunk in source.chunks():
-            parts, _, hashes = sorter.sort(chunk, "train")
+            parts, dropped, hashes = sorter.sort(chunk, "train")
+            all_dropped += dropped
             smallest = min(smallest, min(hashes, default=smallest))
             largest = max(largest, max(hashes, default=largest))
             words.update(chain.from_iterable(parts["train"].words))
@@ -145,10 +155,15 @@ def count(source: Readable, sorter: Sorter, report: Progress) -> Seen:
                 sorter=sorter,
                 words=words,
                 target_words=target_words,
+                dropped=all_dropped,
                 parallel=bool(target_words),
                 labels=None if labels is None else _ordered(labels),
             )
-        sorter = replace(sorter, threshold=smallest + 1 if smallest < largest else 0)
+        if smallest >= largest:
+            threshold = 0
+        else:
+            threshold = largest if largest < sorter.threshold else smallest + 1
+        sorter = replace(sorter, threshold=threshold)
 
 
 @dataclass(kw_only=True)
@@ -181,10 +196,7 @@ def encode(
     total, before = sum(source.bytes for source in sources.values()), 0
     for split, source in sources.items():
         for chunk in source.chunks():
-            labelled, parallel = chunk.labels is not None, chunk.targets is not None
-            if (labelled, parallel) != (layout.labels, layout.targets is not None):
-                raise UserError(f"{chunk.file}: expected the same columns as in the training data")
-            if chunk.labels is not None and split != "train":
+            if chunk.labels is not None:
                 _check_labels(chunk, chunk.labels, numbers)
             parts, dropped, _ = sorter.sort(chunk, split)
             tallies[split].dropped += dropped
@@ -201,17 +213,18 @@ def encode(
     infos = {}
     for i, name in enumerate(names):
         report(i, len(names), "writing")
-        infos[name] = _finish(name, writers[name], tallies[name])
+        source = sources.get(name, sources["train"])
+        if not tallies[name].lengths:
+            said = reasons(tallies[name].dropped, sorter.max_words)
+            raise UserError(f"{source.name}: no sentences in the {name} split: dropped {said}")
+        infos[name] = _finish(writers[name], tallies[name])
     report(len(names), len(names), "writing")
     return infos
 
 
-def _finish(name: str, writer: ShardWriter, tally: _Tally) -> SplitInfo:
-    """Write the shards of a split. Raises UserError if it has no sentence."""
+def _finish(writer: ShardWriter, tally: _Tally) -> SplitInfo:
+    """Write the shards of a split."""
     dropped = {reason: number for reason, number in sorted(tally.dropped.items()) if number}
-    if not tally.lengths:
-        reasons = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items())
-        raise UserError(f"no sentences in the {name} split: dropped {reasons or 'none'}")
     return SplitInfo(
         sentences=tally.lengths.total(),
         words=tally.words,
@@ -265,7 +278,8 @@ def _check_labels(
     """Return the labels of a chunk. Raises UserError for an empty or an unknown one."""
     found = set(labels)
     if "" in found:
-        raise UserError(f"{chunk.file}: line {chunk.line + labels.index('')}: no label")
+        number = chunk.line + labels.index("")
+        raise UserError(f"{chunk.file}: line {number}: no label, expected one for every sentence")
     unknown = found - known.keys() if known is not None else set()
     if unknown:
         first = min(unknown)

@@ -6,7 +6,7 @@ each sentence and appends it to the rows of its length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,11 +14,12 @@ from typing import Any, Final, Literal
 import tyro
 
 from lvtrain.data.folder import disk_space, new_folder
-from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo
+from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo, reasons
+from lvtrain.data.lines import LINE_LIMIT
 from lvtrain.data.passes import HASH_RANGE, Progress, Readable, Sorter, count, encode
 from lvtrain.data.shards import Layout, sha256, smallest_dtype
-from lvtrain.data.sources import CHUNK_ROWS, LINE_LIMIT, Chunk, Source
-from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.data.sources import Sentences, Source
+from lvtrain.data.tokenizer import BYTES, Tokenizer
 from lvtrain.errors import UserError
 
 FREQUENT: Final = 100
@@ -76,36 +77,10 @@ class PrepareConfig:
     """Replace the store if there is one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sentences:
-    """Sentences in memory, with their labels and parallel sides."""
-
-    texts: Sequence[str]
-    labels: Sequence[str] | None = None
-    targets: Sequence[str] | None = None
-
-    @property
-    def bytes(self) -> int:
-        """A measure of progress: the number of sentences."""
-        return len(self.texts)
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Read everything once, in order."""
-        for start in range(0, len(self.texts), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            yield Chunk(
-                "sentences",
-                start + 1,
-                list(self.texts[part]),
-                None if self.labels is None else list(self.labels[part]),
-                None if self.targets is None else list(self.targets[part]),
-                min(start + CHUNK_ROWS, len(self.texts)),
-            )
-
-
 def prepare(config: PrepareConfig, out: Path | str, progress: Progress | None = None) -> StoreInfo:
     """Turn files into a store at `out`. Raises UserError for anything wrong with them."""
-    _check(config)
+    _check_files(config)
+    _check_settings(config)
     sources = {"train": _source(config, config.files, config.labels, config.target)}
     if config.valid:
         sources["valid"] = _source(config, config.valid, config.valid_labels, config.valid_target)
@@ -129,6 +104,7 @@ def prepare_sentences(
     progress: Progress | None = None,
 ) -> StoreInfo:
     """Turn sentences in memory into a store at `out`; the files of `config` are not read."""
+    _check_settings(config)
     given = {"train": train, "valid": valid, "test": test}
     sources = {
         split: texts if isinstance(texts, Sentences) else Sentences(texts=list(texts))
@@ -138,8 +114,8 @@ def prepare_sentences(
     return _build(sources, config, Path(out), progress, ())
 
 
-def _check(config: PrepareConfig) -> None:
-    """Raise UserError for settings that contradict each other."""
+def _check_files(config: PrepareConfig) -> None:
+    """Raise UserError for files that do not go together."""
     if not config.files:
         raise UserError("no input files: expected at least one")
     given = [bool(config.label_column), bool(config.labels), config.label_by_file]
@@ -159,6 +135,14 @@ def _check(config: PrepareConfig) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')}: expected with --{flag} and --{split}, {found}"
             )
+    if config.target_vocab_size is not None and not (config.target or config.target_column):
+        raise UserError(
+            "--target-vocab-size: expected with --target or --target-column, found neither"
+        )
+
+
+def _check_settings(config: PrepareConfig) -> None:
+    """Raise UserError for settings out of range or without effect."""
     limits = {
         "--vocab-size": config.vocab_size,
         "--target-vocab-size": config.target_vocab_size,
@@ -173,6 +157,21 @@ def _check(config: PrepareConfig) -> None:
         raise UserError(
             f"--valid-fraction: expected 0 or more and less than 1, found {config.valid_fraction}"
         )
+    if config.tokenizer == "bpe":
+        if config.min_count > 1:
+            raise UserError(
+                "--min-count: expected 1 with --tokenizer bpe, which counts pieces, "
+                f"found {config.min_count}"
+            )
+        sizes = {"--vocab-size": config.vocab_size or 0}
+        if config.target_vocab_size is not None:
+            sizes["--target-vocab-size"] = config.target_vocab_size
+        for flag, size in sizes.items():
+            if size < BYTES:
+                raise UserError(
+                    f"{flag}: a BPE vocabulary holds the {BYTES} bytes: expected at least {BYTES}, "
+                    f"found {size or 'none'}"
+                )
 
 
 def _source(
@@ -205,12 +204,17 @@ def _build(
             seed=config.seed % HASH_RANGE,
             threshold=0 if "valid" in sources else round(config.valid_fraction * HASH_RANGE),
         )
+        _check_alike(sources)
         seen = count(sources["train"], sorter, report)
-        tokenizers = {TOKENIZER: _train_tokenizer(seen.words, config, config.vocab_size, "")}
+        where = sources["train"].name
+        if not seen.words:
+            said = reasons(seen.dropped, config.max_words)
+            raise UserError(f"{where}: no sentences to make a vocabulary of: dropped {said}")
+        tokenizers = {TOKENIZER: _train_tokenizer(seen.words, config, config.vocab_size, where)}
         if seen.parallel:
             size = config.target_vocab_size or config.vocab_size
             tokenizers[TARGET_TOKENIZER] = _train_tokenizer(
-                seen.target_words, config, size, "parallel side: "
+                seen.target_words, config, size, f"{where}: parallel side"
             )
         sizes = {name: tokenizer.vocab_size for name, tokenizer in tokenizers.items()}
         targets = smallest_dtype(sizes[TARGET_TOKENIZER]) if seen.parallel else None
@@ -243,15 +247,33 @@ def _build(
                     if name != "overwrite"
                 },
             )
-            (folder / INDEX).write_text(info.to_json(), encoding="utf-8")
+            # Names of files need not be UTF-8: what is not becomes an escape of JSON's.
+            (folder / INDEX).write_text(info.to_json(), "utf-8", errors="backslashreplace")
     return info
 
 
+def _check_alike(sources: Mapping[str, Readable]) -> None:
+    """Read the beginning of every split, so that what is wrong with its files as such, or that it
+    has not what the training data have, is told before the passes. Raises UserError."""
+    first = {split: next(source.chunks(), None) for split, source in sources.items()}
+    train = first["train"]
+    for split, chunk in first.items():
+        if chunk is None or train is None:
+            continue
+        for what, own, expected in (
+            ("labels", chunk.labels, train.labels),
+            ("a parallel side", chunk.targets, train.targets),
+        ):
+            if (own is None) != (expected is None):
+                raise UserError(
+                    f"{sources[split].name}: expected the same columns as in the training data, "
+                    f"found {'no ' + what.removeprefix('a ') if own is None else what}"
+                )
+
+
 def _train_tokenizer(
-    counts: Mapping[str, int], config: PrepareConfig, vocab_size: int | None, which: str
+    counts: Mapping[str, int], config: PrepareConfig, vocab_size: int | None, where: str
 ) -> Tokenizer:
-    if not counts:
-        raise UserError(f"{which}no sentences to make a vocabulary of")
     try:
         if config.tokenizer == "bpe":
             return Tokenizer.bpe_from_counts(
@@ -264,4 +286,4 @@ def _train_tokenizer(
             lowercase=config.lowercase,
         )
     except UserError as error:
-        raise UserError(f"{which}{error}") from None
+        raise UserError(f"{where}: {error}") from None

@@ -234,9 +234,10 @@ class Shard:
             wanted = ", ".join(f"{field.name}: {field.type}" for field in expected)
             raise UserError(f"{path}: corrupt shard: expected the columns {wanted}, found others")
         if batch is None or batches != 1 or batch.num_rows != info.rows:
-            found = f"{batch.num_rows:,}" if batch is not None else "no"
+            rows = f"{batch.num_rows:,}" if batch is not None else "no"
             raise UserError(
-                f"{path}: corrupt shard: expected {info.rows:,} rows, found {found} rows"
+                f"{path}: corrupt shard: expected {info.rows:,} rows, found {rows} rows"
+                + (f" in the first of {batches} batches" if batches > 1 else "")
             )
         tokens = batch.column("tokens").values.to_numpy().reshape(info.rows, info.length)
         return cls(tokens, batch, mapping)
@@ -260,7 +261,9 @@ def check_size(path: Path, info: ShardInfo) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise UserError(f"{path}: missing shard: expected {info.bytes:,} bytes") from None
+        raise UserError(
+            f"{path}: missing shard: expected {info.bytes:,} bytes, found no such file"
+        ) from None
     if size != info.bytes:
         kind = "truncated" if size < info.bytes else "corrupt"
         raise UserError(f"{path}: {kind} shard: expected {info.bytes:,} bytes, found {size:,}")

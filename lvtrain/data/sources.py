@@ -8,25 +8,25 @@ column of the same files or, line by line, from files of their own.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import pyarrow as pa
-
 from lvtrain.data.files import find, label_names
-from lvtrain.data.tables import Row, open_table, table_format
+from lvtrain.data.json_lines import check_unicode, read_fields
+from lvtrain.data.lines import LINE_LIMIT, read_lines
+from lvtrain.data.tables import open_table, table_format
 from lvtrain.errors import UserError
 
-BLOCK_BYTES: Final = 1 << 20
-LINE_LIMIT: Final = 1_000_000
 CHUNK_ROWS: Final = 8192
 
 COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES: Final = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+UNREAD: Final = {"bzip2": rb"BZh\d1AY&", "xz": rb"\xfd7zXZ\0", "zip": rb"PK\x03\x04"}
 
 
 class Sentence(NamedTuple):
@@ -71,9 +71,21 @@ class Source:
     """Its column, in `target` or, without them, in `files`."""
     line_limit: int = LINE_LIMIT
     paths: tuple[Path, ...] = field(init=False)
+    label_paths: tuple[Path, ...] = field(init=False)
+    target_paths: tuple[Path, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", find(self.files))
+        object.__setattr__(self, "label_paths", find(self.labels))
+        object.__setattr__(self, "target_paths", find(self.target))
+        if not self.labels and not self.target:
+            # Beside other files a repeated one can be meant: another translation of each line.
+            _check_once(self.paths)
+
+    @property
+    def name(self) -> str:
+        """What messages call the files."""
+        return _join(self.files)
 
     @property
     def bytes(self) -> int:
@@ -90,10 +102,11 @@ class Source:
             columns.append(self.target_column)
         names = label_names(self.paths) if self.label_by_file else {}
         rows = _read_columns(self.paths, columns, self.line_limit)
-        labels = _Side(self, "labels", find(self.labels), None) if self.labels else None
-        targets = (
-            _Side(self, "parallel", find(self.target), self.target_column) if self.target else None
-        )
+        labels = targets = None
+        if self.labels:
+            labels = _Side(self, "labels", self.label_paths, None)
+        if self.target:
+            targets = _Side(self, "parallel", self.target_paths, self.target_column)
         for part in rows:
             count = len(part.columns[0])
             chunk_labels: list[str] | None = None
@@ -117,6 +130,40 @@ class Source:
         for side in (labels, targets):
             if side is not None:
                 side.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """Sentences in memory, with their labels and parallel sides."""
+
+    texts: Sequence[str]
+    labels: Sequence[str] | None = None
+    targets: Sequence[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return "sentences"
+
+    @property
+    def bytes(self) -> int:
+        """A measure of progress: the number of sentences."""
+        return len(self.texts)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Read everything once, in order."""
+        for start in range(0, len(self.texts), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            columns = [
+                None if values is None else list(values[part])
+                for values in (self.texts, self.labels, self.targets)
+            ]
+            for values in columns:
+                for number, text in enumerate(values or (), start + 1):
+                    check_unicode(text, f"{self.name}: line {number}")
+            texts, labels, targets = columns
+            read = min(start + CHUNK_ROWS, len(self.texts))
+            yield Chunk(self.name, start + 1, texts or [], labels, targets, read)
 
 
 def read(
@@ -169,11 +216,21 @@ def _read_file(
     codec = next((codec for magic, codec in COMPRESSED.items() if head.startswith(magic)), None)
     expected = SUFFIXES.get(path.suffix)
     if expected != codec and expected is not None:
-        raise UserError(f"{path}: not a {expected} file, as its name says")
-    lines = _read_lines(path, codec, line_limit)
-    stem = path.with_suffix("") if expected else path
-    if stem.suffix in (".jsonl", ".ndjson"):
-        yield from _read_json(path, lines, columns)
+        raise UserError(
+            f"{path}: not a {expected} file, as its name says: it begins with 0x{head[:4].hex()}"
+        )
+    for other, magic in UNREAD.items():
+        if re.match(magic, head):
+            raise UserError(f"{path}: {other} file, expected plain text, gzip or Zstandard")
+    suffix = (path.with_suffix("") if expected else path).suffix
+    if suffix in (".csv", ".tsv"):
+        raise UserError(
+            f"{path}: {suffix[1:]} files are not read, expected a sentence a line (.txt), "
+            "JSON lines, Parquet or Arrow"
+        )
+    lines = read_lines(path, codec, line_limit)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        yield from read_fields(path, lines, columns)
         return
     named = next((name for name in columns if name is not None), None)
     if named is not None:
@@ -182,94 +239,14 @@ def _read_file(
         yield [texts], read
 
 
-def _read_json(
-    path: Path, lines: Iterable[tuple[int, list[str], int]], columns: Sequence[str | None]
-) -> Iterator[tuple[list[list[str]], int]]:
-    """Take fields out of the JSON object on each line."""
-    for first, texts, read in lines:
-        values: list[list[str]] = [[] for _ in columns]
-        for number, text in enumerate(texts, first):
-            try:
-                row = Row(json.loads(text))
-            except (json.JSONDecodeError, TypeError, RecursionError):
-                raise UserError(f"{path}: line {number}: expected a JSON object") from None
-            for name, into in zip(columns, values, strict=True):
-                into.append(row.get(name, f"{path}: line {number}"))
-        yield values, read
-
-
-def _read_lines(path: Path, codec: str | None, limit: int) -> Iterator[tuple[int, list[str], int]]:
-    """Read lines of UTF-8: the number of the first, the lines, the bytes of the file read."""
-    line = 1
-    rest: list[bytes] = []
-    rest_bytes = 0
-    for block, read in _blocks(path, codec):
-        zero = block.find(b"\0")
-        end = block.rfind(b"\n") + 1
-        if zero >= 0:
-            found = line + block.count(b"\n", 0, zero)
-            raise UserError(f"{path}: binary file: line {found} holds a zero byte, expected text")
-        if not end:
-            rest_bytes += len(block)
-            if rest_bytes <= limit:
-                rest.append(block)  # beyond the limit, only its length is of interest
-            continue
-        first_end = block.find(b"\n")
-        if rest_bytes + first_end > limit:
-            raise _too_long(path, line, rest_bytes + first_end, limit)
-        texts = _decode(path, line, b"".join([*rest, block[: end - 1]]), limit)
-        yield line, texts, read
-        line += len(texts)
-        rest, rest_bytes = [block[end:]], len(block) - end
-    if rest_bytes > limit:
-        raise _too_long(path, line, rest_bytes, limit)
-    if rest_bytes:
-        yield line, _decode(path, line, b"".join(rest), limit), path.stat().st_size
-
-
-def _blocks(path: Path, codec: str | None) -> Iterator[tuple[bytes, int]]:
-    """Read a file in blocks, decompressed, with the bytes of it read so far."""
-    try:
-        with pa.OSFile(str(path)) as file:
-            stream = pa.CompressedInputStream(file, codec) if codec else file
-            start = True
-            while block := stream.read(BLOCK_BYTES):
-                if start and block.startswith(b"\xef\xbb\xbf"):
-                    block = block[3:]
-                start = False
-                yield block, file.tell()
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        broken = "truncated" if "runcated" in reason else "corrupt"
-        kind = f"{broken} {codec} file" if codec else "cannot be read"
-        raise UserError(f"{path}: {kind}: {reason}") from None
-
-
-def _decode(path: Path, line: int, block: bytes, limit: int) -> list[str]:
-    """Decode whole lines at once; look for the line only where something is wrong."""
-    try:
-        texts = block.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        before = block[: error.start]
-        number = line + before.count(b"\n")
-        column = error.start - (before.rfind(b"\n") + 1) + 1
-        utf16 = line == number == column == 1 and block[:2] in (b"\xff\xfe", b"\xfe\xff")
-        raise UserError(
-            f"{path}: not UTF-8: line {number}, byte {column} is 0x{block[error.start]:02x}"
-            + (" (UTF-16?)" if utf16 else "")
-        ) from None
-    if 4 * max(map(len, texts)) > limit:  # a character has at most four bytes
-        for number, text in enumerate(texts, line):
-            if (size := len(text.encode())) > limit:
-                raise _too_long(path, number, size, limit)
-    return texts
-
-
-def _too_long(path: Path, line: int, size: int, limit: int) -> UserError:
-    return UserError(
-        f"{path}: line {line} is {size:,} bytes long, expected at most {limit:,}: "
-        "is there a sentence a line?"
-    )
+def _check_once(paths: Sequence[Path]) -> None:
+    """Raise UserError for a file that was named, or matched, more than once."""
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise UserError(f"{path}: given twice, expected each input file once")
+        seen.add(real)
 
 
 class _Side:
@@ -277,7 +254,7 @@ class _Side:
 
     def __init__(self, source: Source, kind: str, paths: Sequence[Path], column: str | None):
         self._kind = kind
-        self._names = _join(source.files), _join(map(str, paths))
+        self._names = source.name, _join(map(str, paths))
         self._rows = iter(_flat(_read_columns(paths, [column], source.line_limit)))
         self._taken = 0
 

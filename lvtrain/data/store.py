@@ -267,7 +267,11 @@ def _read_index(path: Path) -> StoreInfo:
         raise UserError(
             f"{path}: not a store: no {INDEX}, expected a folder that `lvtrain prepare` wrote"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path / INDEX}: cannot be read: {error.strerror}") from None
+    except KeyError as error:
+        raise UserError(f"{path / INDEX}: corrupt: expected a field {error}, found none") from None
+    except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path / INDEX}: corrupt or of another version: {reason}") from None
 
@@ -276,7 +280,7 @@ def _read_tokenizer(path: Path, info: StoreInfo, name: str) -> Tokenizer:
     file = path / name
     expected = info.tokenizers[name]
     if not file.is_file():
-        raise UserError(f"{file}: missing tokenizer")
+        raise UserError(f"{file}: no such file, expected the tokenizer that {INDEX} names")
     if (found := sha256(file)) != expected:
         raise UserError(
             f"{file}: corrupt tokenizer: expected SHA-256 {expected[:16]}…, found {found[:16]}…"

@@ -1,9 +1,10 @@
-"""Columns of text out of Parquet and Arrow files, and fields out of JSON objects."""
+"""Columns of text out of Parquet and Arrow files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,40 +61,34 @@ def open_table(
             row += batch.num_rows
             if batch.num_rows:
                 yield values, read
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: corrupt or truncated {kind.title()} file: {reason}") from None
 
 
-class Row:
-    """One JSON object, whose text fields are columns."""
+def only_column(names: Sequence[str], among: Sequence[str], where: str) -> str:
+    """Return the only column that holds text. Raises UserError if there are none or more."""
+    if len(names) != 1:
+        found = ", ".join(names) or f"none among {', '.join(among) or 'no columns'}"
+        raise UserError(f"{where}: expected one column of text or the name of one, found {found}")
+    return names[0]
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        if not isinstance(fields, dict):
-            raise TypeError("expected an object")
-        self._fields = fields
 
-    def get(self, name: str | None, where: str) -> str:
-        """Return a field as text; `where` begins the message of a UserError."""
-        if name is None:
-            name = _only([key for key, v in self._fields.items() if isinstance(v, str)], where)
-        value: Any = self._fields
-        for part in name.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise UserError(f"{where}: unknown column '{name}'" + _known(name, self._fields))
-            value = value[part]
-        if value is None:
-            return ""
-        if isinstance(value, dict | list):
-            raise UserError(f"{where}: column '{name}' holds no text")
-        return value if isinstance(value, str) else json.dumps(value)
+def unknown_column(name: str, among: Iterable[str], where: str) -> UserError:
+    """Return the error of a name that no column has."""
+    among = list(among)
+    known = ", ".join(among) or "none"
+    return UserError(
+        f"{where}: unknown column '{name}': the columns are {known}" + nearest(name, among)
+    )
 
 
 def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
     """Return the schema, and a function from column names to record batches and bytes read."""
     size = path.stat().st_size
+    name = os.fsencode(path)  # as a text it would have to be UTF-8
     if kind == "parquet":
-        parquet = pq.ParquetFile(path)
+        parquet = pq.ParquetFile(pa.OSFile(name))
         rows = parquet.metadata.num_rows
 
         def read_parquet(names: Sequence[str]) -> Batches:
@@ -104,7 +99,7 @@ def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
 
         return parquet.schema_arrow, read_parquet
     if kind == "arrow":
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        file = pa.ipc.open_file(pa.memory_map(name))
         count = file.num_record_batches
 
         def read_file(names: Sequence[str]) -> Batches:
@@ -112,7 +107,7 @@ def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
                 yield from _cut(file.get_batch(i), size * (i + 1) // count)
 
         return file.schema, read_file
-    source = pa.OSFile(str(path))
+    source = pa.OSFile(name)
     stream = pa.ipc.open_stream(source)
 
     def read_stream(names: Sequence[str]) -> Batches:
@@ -131,27 +126,18 @@ def _cut(batch: pa.RecordBatch, read: int) -> Batches:
 def _choose(path: Path, schema: pa.Schema, name: str | None) -> str:
     """Check the name of a column, or find the only one that holds text."""
     if name is None:
-        return _only([column.name for column in schema if _is_text(column.type)], str(path))
-    if name in schema.names:
+        texts = [column.name for column in schema if _is_text(column.type)]
+        name = only_column(texts, schema.names, str(path))
+    if (times := schema.names.count(name)) > 1:
+        raise UserError(f"{path}: expected one column '{name}', found {times} of that name")
+    if times:
         return name
     kind: Any = pa.struct(list(schema))
     for part in name.split("."):
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            raise UserError(f"{path}: unknown column '{name}'" + _known(name, schema.names))
+            raise unknown_column(name, schema.names, str(path))
         kind = kind.field(part).type
     return name
-
-
-def _only(names: Sequence[str], where: str) -> str:
-    if len(names) != 1:
-        found = f"found {', '.join(names)}" if names else "found none"
-        raise UserError(f"{where}: expected one column of text or the name of one, {found}")
-    return names[0]
-
-
-def _known(name: str, names: Any) -> str:
-    names = list(names)
-    return f": the columns are {', '.join(names)}" + nearest(name, names)
 
 
 def _descend(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -174,11 +160,16 @@ def _texts(
     array: pa.Array, where: str, row: int, limit: int, any_type: bool, classes: list[str] | None
 ) -> list[str]:
     """Return a column as texts; a null is an empty one."""
+    try:
+        array.validate(full=True)  # what is mapped and damaged must not lead out of the file
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):  # told below, with the row
+            raise
     if not _is_text(array.type):
-        if not any_type or pa.types.is_nested(array.type):
+        if not any_type or pa.types.is_nested(array.type) or _is_binary(array.type):
             raise UserError(f"{where} holds {array.type}, expected text")
         if classes is not None:
-            return ["" if i is None else classes[i] for i in array.to_pylist()]
+            return _named(array.to_pylist(), classes, where, row)
         return ["" if value is None else str(value) for value in array.to_pylist()]
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -201,6 +192,25 @@ def _texts(
                     f"0x{value[error.start]:02x}"
                 ) from None
         raise
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _named(numbers: list[int | None], classes: list[str], where: str, row: int) -> list[str]:
+    """Return the names of numbered classes; a null, or the -1 of unlabelled rows, has none."""
+    for i, number in enumerate(numbers, row):
+        if number is not None and not -1 <= number < len(classes):
+            raise UserError(
+                f"{where}: row {i} holds class {number}, expected 0 to {len(classes) - 1}"
+            )
+    return ["" if number in (None, -1) else classes[number] for number in numbers]
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

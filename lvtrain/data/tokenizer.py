@@ -25,6 +25,9 @@ EOS: Final = 2
 UNK: Final = 3
 SPECIALS: Final = ("<pad>", "<s>", "</s>", "<unk>")
 
+BYTES: Final = 256
+"""Pieces that every BPE vocabulary has."""
+
 Kind = Literal["words", "bpe"]
 
 CACHED_WORDS: Final = 1_000_000
@@ -116,10 +119,10 @@ class Tokenizer:
         whitespace. Raises UserError where the data do not yield `vocab_size` pieces.
         """
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        if vocab_size is None or vocab_size < len(alphabet):
+        if vocab_size is None or vocab_size < BYTES:
             raise UserError(
-                f"a BPE vocabulary holds the {len(alphabet)} bytes: expected a vocabulary size of "
-                f"at least {len(alphabet)}, found {'none' if vocab_size is None else vocab_size}"
+                f"a BPE vocabulary holds the {BYTES} bytes: expected a vocabulary size of at least "
+                f"{BYTES}, found {'none' if vocab_size is None else vocab_size}"
             )
         model = tokenizers.Tokenizer(models.BPE(unk_token=SPECIALS[UNK]))
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,10 +77,110 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert names(tmp_path) == [running.name, "out"]
 
 
+def leftover(out: Path, process: int, ending: str = "") -> Path:
+    """A folder such as a killed process leaves."""
+    left = out.with_name(f".{out.name}.partial-{socket.gethostname()}-{process}{ending}")
+    left.mkdir()
+    (left / "index").write_text("left")
+    return left
+
+
+def test_a_number_that_is_ours_now_was_anothers(tmp_path: Path) -> None:
+    # In a container every start may have the number 1.
+    leftover(tmp_path / "out", os.getpid())
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["index"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                             check=True, capture_output=True)  # fmt: skip
+    dead = int(process.stdout)
+    leftover(tmp_path / "out", dead)
+    leftover(tmp_path / "out", dead, ".old")
+    with pytest.raises(UserError, match="exists already"):
+        write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "index").read_text() == "left"
+
+
+def test_the_content_behind_a_link_is_replaced_and_the_link_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere" / "real", "old")
+    link = tmp_path / "out"
+    link.symlink_to("elsewhere/real")
+    with pytest.raises(UserError, match="exists already"):
+        write(link)
+    with pytest.raises(RuntimeError), new_folder(link, known_by="index", overwrite=True) as folder:
+        assert folder.parent == tmp_path / "elsewhere"  # on the file system of what it replaces
+        raise RuntimeError
+    assert (link / "index").read_text() == "old"
+    write(link, overwrite=True)
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere" / "real" / "index").read_text() == "new"
+    assert names(tmp_path) == ["elsewhere", "out"]
+    assert names(tmp_path / "elsewhere") == ["real"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_to_nowhere_are_refused(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, to in (("dangling", "nowhere"), ("loop", "loop")):
+        with pytest.raises(UserError, match=f"{name}: a link to {to}, which does not exist"):
+            write(tmp_path / name, overwrite=overwrite)
+    assert names(tmp_path) == ["dangling", "loop"]
+
+
+def test_parents_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "was_there").mkdir()
+    for parent in (tmp_path / "a" / "b", tmp_path / "was_there" / "c"):
+        with pytest.raises(RuntimeError), new_folder(parent / "out", known_by="index"):
+            raise RuntimeError
+    assert names(tmp_path) == ["was_there"]
+    assert names(tmp_path / "was_there") == []
+
+
+def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    file = tmp_path / "file"
+    with (
+        pytest.raises(UserError, match=f"{file}/x/out: cannot be written: {file}/x: Not a direc"),
+        new_folder(file / "x" / "out", known_by="index"),
+    ):
+        pytest.fail("nothing may be done")
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs a mount point with a known file")
+def test_a_mount_point_is_refused_before_any_work() -> None:
+    with (
+        pytest.raises(UserError, match="/proc: not overwritten: a mount point"),
+        new_folder(Path("/proc"), known_by="version", overwrite=True),
+    ):
+        pytest.fail("nothing may be done")
+
+
+def test_overwriting_is_advised_only_where_it_helps(tmp_path: Path) -> None:
+    write(tmp_path / "known")
+    (tmp_path / "other").mkdir()
+    said = {}
+    for name, choice in (("known", False), ("known", None), ("other", False)):
+        with (
+            pytest.raises(UserError) as error,
+            new_folder(tmp_path / name, known_by="index", overwrite=choice),
+        ):
+            pytest.fail("nothing may be done")
+        said[name, choice] = "--overwrite" in str(error.value)
+    assert said == {("known", False): True, ("known", None): False, ("other", False): False}
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no space left on device"), disk_space(tmp_path, 10):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(UserError, match=r"expected more than 1,0{3}"), disk_space(tmp_path, 10**18):
         pass
+    with pytest.raises(UserError, match="file too large"), disk_space(tmp_path, 10):
+        raise OSError(errno.EFBIG, "File too large")
     with pytest.raises(PermissionError), disk_space(tmp_path, 10):
         raise PermissionError

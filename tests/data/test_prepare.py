@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvtrain.data.info import StoreInfo
-from lvtrain.data.prepare import PrepareConfig, Sentences, prepare, prepare_sentences
+from lvtrain.data.prepare import PrepareConfig, prepare, prepare_sentences
+from lvtrain.data.sources import Sentences
 from lvtrain.data.store import Split, Store
 from lvtrain.errors import UserError
 
@@ -147,6 +148,12 @@ def test_a_small_corpus_still_gives_up_a_sentence_for_validation(tmp_path: Path)
     assert info.splits["train"].sentences == 3
 
 
+def test_a_share_that_all_fall_into_leaves_a_sentence_to_train_on(tmp_path: Path) -> None:
+    info = build(tmp_path, ["a b", "a b c", "d", "e f"], valid_fraction=0.9999999)
+    assert info.splits["train"].sentences == 1
+    assert info.splits["valid"].sentences == 3
+
+
 def test_a_corpus_of_one_sentence_keeps_it_for_training(tmp_path: Path) -> None:
     info = build(tmp_path, ["a b", "a b"])
     assert list(info.splits) == ["train"]
@@ -219,16 +226,29 @@ def test_sentences_in_memory_may_have_companions(tmp_path: Path) -> None:
     info = prepare_sentences(train, test=train, config=config, out=tmp_path / "store")
     assert list(info.splits) == ["train", "test"]
     assert info.labels == ("x", "y")
-    with pytest.raises(UserError, match="expected the same columns"):
+    expected = "sentences: expected the same columns as in the training data, found no labels"
+    with pytest.raises(UserError, match=expected):
         prepare_sentences(train, ["a"], config=config, out=tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "vocabulary": ({"vocab_size": 1000}, "vocabulary larger than the data: expected 1,000 words"),
+    "vocabulary": (
+        {"vocab_size": 1000},
+        "corpus.txt: vocabulary larger than the data: expected 1,000 words",
+    ),
     "pieces": ({"tokenizer": "bpe", "vocab_size": 9999}, "vocabulary larger than the data"),
     "no size for pieces": ({"tokenizer": "bpe"}, "at least 256, found none"),
-    "min count": ({"min_count": 10**6}, "vocabulary is empty"),
+    "min count": ({"min_count": 10**6}, "corpus.txt: vocabulary is empty"),
+    "few pieces": (
+        {"tokenizer": "bpe", "vocab_size": 300, "target_vocab_size": 9, "target": ("x",)},
+        "--target-vocab-size: a BPE vocabulary holds the 256 bytes: expected at least 256, found 9",
+    ),
+    "count of pieces": (
+        {"tokenizer": "bpe", "vocab_size": 300, "min_count": 2},
+        "--min-count: expected 1 with --tokenizer bpe",
+    ),
+    "no parallel side": ({"target_vocab_size": 9}, "--target-vocab-size: expected with --target"),
     "zero size": ({"vocab_size": 0}, "--vocab-size: expected at least 1, found 0"),
     "fraction": ({"valid_fraction": 1.5}, "--valid-fraction: expected 0 or more"),
     "column": ({"column": "text"}, "unknown column 'text'"),
@@ -250,11 +270,73 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> 
 
 
 def test_splits_without_a_sentence_say_what_was_dropped(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no sentences to make a vocabulary of"):
-        build(tmp_path, ["", " "])
+    corpus = tmp_path / "corpus.txt"
+    with pytest.raises(UserError) as error:
+        build(tmp_path, ["", " ", "a b c"], max_words=2)
+    assert str(error.value) == (
+        f"{corpus}: no sentences to make a vocabulary of: dropped 2 empty, "
+        "1 too long (over 2, see --max-words)"
+    )
     valid = write(tmp_path / "valid.txt", ["a b c", ""])
-    with pytest.raises(UserError, match="no sentences in the valid split: dropped 1 empty, 1 too"):
+    with pytest.raises(UserError) as error:
         build(tmp_path, ["a b"], valid=(valid,), max_words=2)
+    assert str(error.value) == (
+        f"{valid}: no sentences in the valid split: dropped 1 empty, "
+        "1 too long (over 2, see --max-words)"
+    )
+    files = [write(tmp_path / name, [""]) for name in ("a", "b", "c")]
+    with pytest.raises(UserError, match=f"{files[0]} … {files[2]}: no .*: dropped 3 empty"):
+        prepare(PrepareConfig(files=tuple(files)), tmp_path / "store")
+
+
+def test_what_is_wrong_with_a_later_split_is_found_before_the_passes(tmp_path: Path) -> None:
+    file = write(tmp_path / "corpus.txt", corpus(100))
+    labels = write(tmp_path / "labels.txt", ["x"] * 100)
+    table = tmp_path / "a.jsonl"
+    table.write_text('{"text": "a"}\n')
+    calls: list[int] = []
+    for changed, expected in (
+        ({"labels": (labels,), "valid": (file,), "valid_labels": ("no.txt",)}, "no.txt: no such"),
+        ({"files": (str(table),), "column": "text", "test": (file,)}, f"{file}: unknown column"),
+        ({"label_by_file": True, "test": (str(table),), "column": "txt"}, "unknown column 'txt'"),
+    ):
+        config = PrepareConfig(**{"files": (file,), **changed})  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=expected):
+            prepare(config, tmp_path / "store", lambda done, total, phase: calls.append(done))
+    assert calls == []
+
+
+def test_half_a_surrogate_pair_in_memory_is_placed(tmp_path: Path) -> None:
+    for columns in (
+        {"texts": ["a", "b \ud800"]},
+        {"texts": ["a", "b"], "labels": ["x", "\ud800"]},
+        {"texts": ["a", "b"], "targets": ["x", "\ud800"]},
+    ):
+        with pytest.raises(UserError, match="sentences: line 2: not UTF-8: .* lone surrogate"):
+            prepare_sentences(
+                Sentences(**columns), config=PrepareConfig(), out=tmp_path / "store"
+            )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
+    file = write(tmp_path / "a\udcef.txt", ["a b", "c d"])
+    other = write(tmp_path / "b.txt", ["a b", "c d"])
+    config = PrepareConfig(files=(file, other), label_by_file=True)
+    info = prepare(config, tmp_path / "store")
+    found = Store.open(tmp_path / "store").info
+    assert found.sources[0]["file"] == file
+    assert found.labels == info.labels == ("a\\udcef", "b")
+
+
+def test_a_store_behind_a_link_is_replaced_there(tmp_path: Path) -> None:
+    build(tmp_path, ["a b", "c d"])
+    (tmp_path / "store").rename(tmp_path / "real")
+    (tmp_path / "store").symlink_to("real")
+    build(tmp_path, ["e f", "g h"], overwrite=True, valid_fraction=0)
+    assert (tmp_path / "store").is_symlink()
+    assert sentences(Store.open(tmp_path / "real")) == ["e f", "g h"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt", "real", "store"]
 
 
 def test_a_label_unknown_to_training_is_placed(tmp_path: Path) -> None:
@@ -268,7 +350,7 @@ def test_a_label_unknown_to_training_is_placed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 2: label 'goood' is not .*did you mean 'good'"):
         prepare(config, tmp_path / "store")
     write(tmp_path / "l", ["good", ""])
-    with pytest.raises(UserError, match="line 2: no label"):
+    with pytest.raises(UserError, match="line 2: no label, expected one for every"):
         prepare(config, tmp_path / "store")
 
 

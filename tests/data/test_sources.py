@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import random
 import re
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -134,6 +139,14 @@ def test_a_folder_of_splits_asks_for_one(tmp_path: Path) -> None:
     complains(tmp_path, "name a split, test or train")
     (tmp_path / "none").mkdir()
     complains(tmp_path / "none", "without Arrow files")
+    (tmp_path / "none" / "a.txt").write_text("a\n")
+    complains(tmp_path / "none", "without Arrow files", "name its files, as", "none/*")
+
+
+def test_a_file_missing_from_a_dataset_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    with pytest.raises(UserError, match=r"a\.arrow: no such file, expected as state\.json names"):
+        texts(tmp_path)
 
 
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
@@ -141,6 +154,42 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     complains(tmp_path / "corpsu.txt", "no such file", "did you mean 'corpus.txt'?")
     complains(tmp_path / "corpus*.tx", "no file matches", "corpus.txt")
     complains(tmp_path / "nowhere" / "a.txt", "no such file")
+
+
+def test_names_that_stand_for_no_file_say_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected the name of a file, found an empty one"):
+        find([""])
+    (tmp_path / "link").symlink_to("nowhere.txt")
+    complains(tmp_path / "link", "a link to nowhere.txt, which is no file")
+    complains(tmp_path / ("x" * 300), "cannot be read: File name too long")
+    (tmp_path / "folder1").mkdir()
+    complains(tmp_path / "folder*", "expected files, only folders match", "folder1")
+
+
+def test_a_file_is_given_once_but_beside_others(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x\n")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    a, side = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    for other in (a, str(tmp_path / "." / "*.txt"), str(tmp_path / "link.txt")):
+        with pytest.raises(UserError, match=r"given twice, expected each input file once"):
+            Source(files=[a, other])
+    (chunk, _) = Source(files=[a, a], target=[side, a]).chunks()
+    assert chunk.targets == ["x"]
+
+
+def test_files_of_other_kinds_are_not_taken_for_text(tmp_path: Path) -> None:
+    complains(write(tmp_path / "a.csv", b"id,text\n1,a\n"), "csv files are not read")
+    complains(write(tmp_path / "a.tsv.gz", gzip.compress(b"1\ta\n")), "tsv files are not read")
+    complains(write(tmp_path / "a.bz2", bz2.compress(PLAIN)), "bzip2 file, expected plain text")
+    complains(write(tmp_path / "a.xz", lzma.compress(PLAIN)), "xz file, expected plain text")
+    complains(write(tmp_path / "a.zip", b"PK\x03\x04\0\0"), "zip file, expected plain text")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet", "a.arrow", "stream.arrow"])
+def test_names_of_files_need_not_be_utf8(tmp_path: Path, name: str) -> None:
+    path = FORMATS[name](tmp_path / name).rename(tmp_path / f"\udcef-{name}")
+    assert texts(path, column="text" if path.suffix != ".txt" else None) == LINES
 
 
 def test_files_that_cannot_be_read_twice_are_refused(tmp_path: Path) -> None:
@@ -171,6 +220,9 @@ def test_text_that_is_not_utf8_names_line_and_byte(tmp_path: Path, filler: int) 
 
 
 def test_utf16_is_recognised(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path = write(tmp_path / "english.txt", "\ufeffabc".encode(encoding))
+        complains(path, "binary file: line 1 holds a zero byte", "UTF-16?")
     path = write(tmp_path / "a.txt", "\ufeffабв".encode("utf-16-le"))
     complains(path, "not UTF-8: line 1, byte 1", "UTF-16?")
 
@@ -222,6 +274,18 @@ def test_damaged_tables(tmp_path: Path, kind: str) -> None:
     content = path.read_bytes()
     complains(write(path, content[: len(content) // 2]), "corrupt or truncated")
     complains(write(path, b"plain text"), "orrupt")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_damage_that_points_out_of_the_file_is_told(tmp_path: Path, stream: bool) -> None:
+    path = arrow(tmp_path / "a.arrow", pa.table({"t": ["a", "bc", "d"]}), stream, rows=3)
+    content, ends = path.read_bytes(), np.array([0, 1, 3, 4], dtype=np.int32).tobytes()
+    assert content.count(ends) == 1
+    write(path, content.replace(ends, ends[:-4] + (1 << 30).to_bytes(4, "little")))
+    # In a process of its own: to follow the damage is to be killed.
+    code = f"from lvtrain.data.sources import read; print(*read([{str(path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"UserError: {path}: corrupt or truncated Arrow" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl"])
@@ -279,6 +343,33 @@ def test_labels_come_from_a_column_with_their_names(tmp_path: Path) -> None:
         assert found == (list(expected) if expected else ["bad", "good", "bad", "good", "good"])
 
 
+def test_numbers_of_classes_without_a_name_are_placed(tmp_path: Path) -> None:
+    features = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+    meta = {"huggingface": json.dumps({"info": {"features": features}})}
+
+    def labels(*numbers: int | None) -> list[str | None]:
+        table = pa.table({"text": ["a"] * len(numbers), "label": pa.array(numbers, pa.int64())})
+        path = arrow(tmp_path / "a.arrow", table.replace_schema_metadata(meta))
+        return [s.label for s in read([str(path)], label_column="label")]
+
+    assert labels(1, 0) == ["good", "bad"]
+    assert labels(1, -1, None) == ["good", "", ""]  # which prepare says are no labels
+    with pytest.raises(UserError, match="column 'label': row 2 holds class 2, expected 0 to 1"):
+        labels(1, 2)
+
+
+def test_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    table = pa.table([["a"], ["b"]], names=["text", "text"])
+    for path in (parquet(tmp_path / "a.parquet", table), arrow(tmp_path / "a.arrow", table)):
+        complains(path, "expected one column 'text', found 2 of that name", column="text")
+
+
+def test_bytes_are_no_labels(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", pa.table({"t": ["a"], "l": [b"x"]}))
+    with pytest.raises(UserError, match="column 'l' holds binary, expected text"):
+        list(read([str(path)], label_column="l"))
+
+
 def test_labels_come_from_lines_or_from_names_of_files(tmp_path: Path) -> None:
     for name, content in (("x.0", "a\nb\n"), ("x.1", "c\n"), ("y", "p\nq\nr\n")):
         (tmp_path / name).write_text(content)
@@ -296,6 +387,10 @@ def test_labels_come_from_lines_or_from_names_of_files(tmp_path: Path) -> None:
         (["neg/train.txt", "pos/train.txt"], ["neg", "pos"]),
         (["data/only.txt"], ["data.only.txt"]),
         (["a-b", "b-a"], ["a-b", "b-a"]),
+        (["run-0/train.0", "run-0/train.1"], ["0", "1"]),
+        (["fr/train/a.txt", "en/train/b.txt"], ["fr.a", "en.b"]),
+        (["train.txt", "train.more.txt"], ["train.txt", "more"]),
+        (["\udcef.txt", "b.txt"], ["\\udcef", "b"]),
     ],
 )
 def test_files_are_named_by_what_tells_them_apart(paths: list[str], names: list[str]) -> None:

@@ -183,6 +183,22 @@ def test_a_broken_index_is_named(path: Path, tmp_path: Path, content: str) -> No
     assert "\n" not in str(error.value)
 
 
+def test_what_is_missing_from_a_store_is_named(path: Path, tmp_path: Path) -> None:
+    broken = copy(path, tmp_path / "store")
+    index = broken / "store.json"
+    index.write_text('{"version": 1}')
+    with pytest.raises(UserError, match="corrupt: expected a field 'digest', found none"):
+        Store.open(broken)
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(UserError, match="store.json: cannot be read: Is a directory"):
+        Store.open(broken)
+    broken = copy(path, tmp_path / "other")
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="tokenizer.json: no such file, expected the tokenizer"):
+        Store.open(broken)
+
+
 def test_figures_are_plain_json(path: Path) -> None:
     info = Store.open(path).info
     figures = json.loads(json.dumps(info.figures()))

@@ -1,0 +1,93 @@
+"""Lines of UTF-8 out of plain and compressed files, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from lvtrain.errors import UserError
+
+BLOCK_BYTES: Final = 1 << 20
+LINE_LIMIT: Final = 1_000_000
+UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_lines(path: Path, codec: str | None, limit: int) -> Iterator[tuple[int, list[str], int]]:
+    """Read lines of UTF-8: the number of the first, the lines, the bytes of the file read."""
+    line = 1
+    rest: list[bytes] = []
+    rest_bytes = 0
+    for block, read in _blocks(path, codec):
+        zero = block.find(b"\0")
+        end = block.rfind(b"\n") + 1
+        if zero >= 0:
+            found = line + block.count(b"\n", 0, zero)
+            utf16 = " (UTF-16?)" if line == 1 and not rest and block.startswith(UTF16) else ""
+            raise UserError(
+                f"{path}: binary file: line {found} holds a zero byte, expected text{utf16}"
+            )
+        if not end:
+            rest_bytes += len(block)
+            if rest_bytes <= limit:
+                rest.append(block)  # beyond the limit, only its length is of interest
+            continue
+        first_end = block.find(b"\n")
+        if rest_bytes + first_end > limit:
+            raise _too_long(path, line, rest_bytes + first_end, limit)
+        texts = _decode(path, line, b"".join([*rest, block[: end - 1]]), limit)
+        yield line, texts, read
+        line += len(texts)
+        rest, rest_bytes = [block[end:]], len(block) - end
+    if rest_bytes > limit:
+        raise _too_long(path, line, rest_bytes, limit)
+    if rest_bytes:
+        yield line, _decode(path, line, b"".join(rest), limit), path.stat().st_size
+
+
+def _blocks(path: Path, codec: str | None) -> Iterator[tuple[bytes, int]]:
+    """Read a file in blocks, decompressed, with the bytes of it read so far."""
+    try:
+        with pa.OSFile(os.fsencode(path)) as file:  # as a text it would have to be UTF-8
+            stream = pa.CompressedInputStream(file, codec) if codec else file
+            start = True
+            while block := stream.read(BLOCK_BYTES):
+                if start and block.startswith(b"\xef\xbb\xbf"):
+                    block = block[3:]
+                start = False
+                yield block, file.tell()
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        broken = "truncated" if "runcated" in reason else "corrupt"
+        kind = f"{broken} {codec} file" if codec else "cannot be read"
+        raise UserError(f"{path}: {kind}: {reason}") from None
+
+
+def _decode(path: Path, line: int, block: bytes, limit: int) -> list[str]:
+    """Decode whole lines at once; look for the line only where something is wrong."""
+    try:
+        texts = block.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        before = block[: error.start]
+        number = line + before.count(b"\n")
+        column = error.start - (before.rfind(b"\n") + 1) + 1
+        utf16 = line == number == column == 1 and block.startswith(UTF16)
+        raise UserError(
+            f"{path}: not UTF-8: line {number}, byte {column} is 0x{block[error.start]:02x}"
+            + (" (UTF-16?)" if utf16 else "")
+        ) from None
+    if 4 * max(map(len, texts)) > limit:  # a character has at most four bytes
+        for number, text in enumerate(texts, line):
+            if (size := len(text.encode())) > limit:
+                raise _too_long(path, number, size, limit)
+    return texts
+
+
+def _too_long(path: Path, line: int, size: int, limit: int) -> UserError:
+    return UserError(
+        f"{path}: line {line} is {size:,} bytes long, expected at most {limit:,}: "
+        "is there a sentence a line?"
+    )

@@ -1,0 +1,62 @@
+"""`lvtrain prepare`: what it says to mistakes, one line on standard error and exit status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lvtrain.cli import run
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    capsys.readouterr()
+    assert run(["prepare", *map(str, argv)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err.removeprefix("lvtrain: error: ").rstrip()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("a b\nc d\n")
+    return path
+
+
+def test_half_a_surrogate_pair_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "fine"}\n{"text": "a \\ud800 b"}\n')
+    assert refused(capsys, file, "--out", tmp_path / "store") == (
+        f"{file}: line 2: column 'text': not UTF-8: character 3 is the lone surrogate \\ud800"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_flag_of_files_without_any_is_not_taken_for_absent(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--labels", "--valid-target", "--test"):
+        said = refused(capsys, corpus, flag, "--out", tmp_path / "store")
+        assert said == f"prepare: {flag}: expected at least one file, found none"
+
+
+def test_what_fails_leaves_no_folder_made_for_it(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "store"
+    said = refused(capsys, corpus, "--out", out, "--vocab-size", "100")
+    assert said.startswith(f"{corpus}: vocabulary larger than the data")
+    assert not out.parent.exists()
+
+
+def test_an_output_that_cannot_be_is_found_before_the_input_is_read(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"\xff\n")
+    assert refused(capsys, latin, "--out", corpus / "x").startswith(f"{corpus}/x: cannot be wri")
+    assert refused(capsys, latin, "--out", corpus).startswith(f"{corpus}: exists already")
