@@ -1,5 +1,8 @@
 """Cross-entropy of a linear layer over a large vocabulary, without the [N, V] logits in memory.
 
+Here are the checks and the path in PyTorch, for a CPU; `cross_entropy_triton.py` has a GPU's. This
+path runs on any device and is right there, but asks the device for values, which waits for it.
+
 The rows are taken a chunk at a time and the vocabulary a tile at a time, so that a tile of logits
 is still in cache when it is exponentiated and summed, and multiplied by the weights for dx. The
 chunk's tiles are kept as e = exp(logit − shift); the softmax's denominator s, known only after the
@@ -19,6 +22,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from . import dispatch
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
 """Most memory that the exponentials of a chunk of rows take, by type of device; else 512 MiB.
@@ -104,9 +109,10 @@ def _sweep(
     bias = None if bias is None else bias.to(dtype)
     scale = x.new_zeros(len(x)) if scale is None else scale.to(dtype)
 
-    losses, (dx, dw, db) = _over_real_rows(
-        x, weight, target, bias, scale, options.label_smoothing, needed
-    )
+    with torch.autocast(x.device.type, enabled=False):  # the products are in ``dtype``
+        losses, (dx, dw, db) = _over_real_rows(
+            x, weight, target, bias, scale, options.label_smoothing, needed
+        )
     if real is not None:
         rows = len(given[0])
         losses = losses.new_zeros(rows).index_copy_(0, real, losses)
@@ -254,15 +260,27 @@ def linear_cross_entropy(
 
     ℓ_n = (1 − s) (lse_n − logit_{n, target}) + s (lse_n − mean_v logit_{n, v}), s the smoothing
     (Szegedy et al. 2016). ``"mean"`` is over the targets that are not ``ignore_index``.
-    Differentiable once.
+    Differentiable once. Under autocast the products are in its dtype, the loss in that of x and
+    ``weight`` before.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not agree, a target outside 0..V−1 that is
-            not ``ignore_index``, a smoothing outside 0..1, or an unknown reduction.
+            not ``ignore_index``, a smoothing outside 0..1, or an unknown reduction. On a GPU a
+            target out of range is not looked for: its row's loss and gradients are NaN.
     """
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    x, weight, bias = dispatch.autocast(x, weight, bias)
     _check(x, weight, target, bias, label_smoothing, ignore_index, reduction)
-    options = _Options(label_smoothing, ignore_index, reduction)
-    return _LinearCrossEntropy.apply(x, weight, target, bias, options)
+    if dispatch.choose("linear_cross_entropy", x.device, x.dtype).path == "triton":
+        from . import cross_entropy_triton
+
+        loss = cross_entropy_triton.linear_cross_entropy(
+            x, weight, target, bias, label_smoothing, ignore_index, reduction
+        )
+    else:
+        options = _Options(label_smoothing, ignore_index, reduction)
+        loss = _LinearCrossEntropy.apply(x, weight, target, bias, options)
+    return loss.to(dtype)
 
 
 def _check(

@@ -16,184 +16,15 @@ takes 14. Being first-order, the result also works under gradient hooks and insi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from . import reference
-
-Gradients = list[tuple[Tensor, Tensor]]
-
-
-class _Linear:
-    """a ↦ W a + b."""
-
-    def __init__(self, module: nn.Linear) -> None:
-        self.weight, self.bias = module.weight, module.bias
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.a = a
-        return F.linear(a, self.weight, self.bias)
-
-    def pull(self, v: Tensor) -> Tensor:
-        self.v = v
-        return v @ self.weight
-
-    def push(self, t: Tensor) -> Tensor:
-        self.t = t
-        return t @ self.weight.T
-
-    def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor | None:
-        if self.weight.requires_grad:
-            dw = self.v.T @ self.t
-            if w is not None:
-                dw.addmm_(w.T, self.a)
-            gradients.append((self.weight, dw))
-        if self.bias is not None and self.bias.requires_grad:
-            db = torch.zeros_like(self.bias) if w is None else w.sum(dim=0)
-            gradients.append((self.bias, db))
-        return None if w is None or not below else w @ self.weight
-
-
-class _PiecewiseLinear:
-    """ReLU and LeakyReLU: slope 1 above zero, a constant at and below it."""
-
-    def __init__(self, slope: float) -> None:
-        self.slope = slope
-
-    def _sloped(self, values: Tensor) -> Tensor:
-        return torch.ops.aten.leaky_relu_backward(values, self.a, self.slope, False)
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.a = a
-        return F.leaky_relu(a, self.slope)
-
-    def pull(self, v: Tensor) -> Tensor:
-        return self._sloped(v)
-
-    def push(self, t: Tensor) -> Tensor:
-        return self._sloped(t)
-
-    def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor | None:
-        return None if w is None else self._sloped(w)
-
-
-class _Tanh:
-    """φ = tanh, φ' = 1 − φ², φ'' = −2 φ φ'."""
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.value = torch.tanh(a)
-        self.derivative = 1 - self.value.square()
-        return self.value
-
-    def pull(self, v: Tensor) -> Tensor:
-        self.v = v
-        return v * self.derivative
-
-    def push(self, t: Tensor) -> Tensor:
-        self.t = t
-        return t * self.derivative
-
-    def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor:
-        bend = self.v.mul(self.t).mul_(self.value).mul_(-2)
-        if w is not None:
-            bend += w
-        return bend.mul_(self.derivative)
-
-
-class _Normalise:
-    """LayerNorm (``dim`` 1) and BatchNorm with the batch's own statistics (``dim`` 0).
-
-    ẑ = (z − mean z) / √(var z + ε), whose Jacobian is the symmetric
-    P(s) = inv · (s − mean s − ẑ mean(ẑ s)), inv = 1 / √(var z + ε).
-    """
-
-    def __init__(self, module: nn.LayerNorm | nn.BatchNorm1d, dim: int) -> None:
-        self.gain, self.bias, self.eps, self.dim = module.weight, module.bias, module.eps, dim
-
-    def _scaled(self, a: Tensor) -> Tensor:
-        return a if self.gain is None else a * self.gain
-
-    def _mean(self, a: Tensor) -> Tensor:
-        return a.mean(dim=self.dim, keepdim=True)
-
-    def _project(self, s: Tensor) -> Tensor:
-        return (s - self._mean(s) - self.z * self._mean(self.z * s)).mul_(self.inv)
-
-    def forward(self, a: Tensor) -> Tensor:
-        centred = a - self._mean(a)
-        self.inv = torch.rsqrt(self._mean(centred.square()) + self.eps)
-        self.z = centred.mul_(self.inv)
-        out = self._scaled(self.z)
-        return out if self.bias is None else out + self.bias
-
-    def pull(self, v: Tensor) -> Tensor:
-        self.v = v
-        self.p = self._scaled(v)
-        self.projected_p = self._project(self.p)
-        return self.projected_p
-
-    def push(self, t: Tensor) -> Tensor:
-        self.s = t
-        self.projected_s = self._project(t)
-        return self._scaled(self.projected_s)
-
-    def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor:
-        if self.gain is not None and self.gain.requires_grad:
-            dgain = (self.v * self.projected_s).sum(dim=0)
-            if w is not None:
-                dgain += (w * self.z).sum(dim=0)
-            gradients.append((self.gain, dgain))
-        if self.bias is not None and self.bias.requires_grad:
-            db = torch.zeros_like(self.bias) if w is None else w.sum(dim=0)
-            gradients.append((self.bias, db))
-        bend = self._mean(self.s * self.projected_p) * self.z
-        bend += self._mean(self.z * self.s) * self.projected_p
-        bend += self._mean(self.z * self.p) * self.projected_s
-        bend.mul_(-self.inv)
-        return bend if w is None else bend.add_(self._project(self._scaled(w)))
-
-
-class _Affine:
-    """BatchNorm with its running statistics: an affine map of each feature."""
-
-    def __init__(self, module: nn.BatchNorm1d) -> None:
-        assert module.running_mean is not None and module.running_var is not None
-        self.gain, self.bias, self.mean = module.weight, module.bias, module.running_mean
-        self.inv = torch.rsqrt(module.running_var + module.eps)
-        self.scale = self.inv if self.gain is None else self.inv * self.gain
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.z = (a - self.mean).mul_(self.inv)
-        if self.gain is None:
-            return self.z
-        return torch.addcmul(self.bias, self.z, self.gain)
-
-    def pull(self, v: Tensor) -> Tensor:
-        self.v = v
-        return v * self.scale
-
-    def push(self, t: Tensor) -> Tensor:
-        self.t = t
-        return t * self.scale
-
-    def collect(self, w: Tensor | None, below: bool, gradients: Gradients) -> Tensor | None:
-        if self.gain is not None and self.gain.requires_grad:
-            dgain = (self.v * self.t).sum(dim=0).mul_(self.inv)
-            if w is not None:
-                dgain += (w * self.z).sum(dim=0)
-            gradients.append((self.gain, dgain))
-        if self.bias is not None and self.bias.requires_grad:
-            db = torch.zeros_like(self.bias) if w is None else w.sum(dim=0)
-            gradients.append((self.bias, db))
-        return None if w is None else w * self.scale
-
-
-Layer = _Linear | _PiecewiseLinear | _Tanh | _Normalise | _Affine
+from . import dispatch, reference
+from .gradient_penalty_layers import SLOTS, Pointwise, build
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -213,36 +44,100 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _layers(critic: nn.Module) -> list[Layer] | None:
+class _Plan(NamedTuple):
+    """A critic as the closed form takes it: layers by name, a constant and four tensors of each."""
+
+    kinds: list[str]
+    constants: list[float]
+    tensors: list[Tensor | None]
+
+
+def _plan(critic: nn.Module) -> _Plan | None:
     """Translate the critic layer by layer; None where it holds something without a closed form."""
-    layers: list[Layer] = []
+    plan = _Plan([], [], [])
     for module in _leaves(critic):
         kind = type(module)
         if _hooked(module):
             return None
+        layer: tuple[str, float]
+        tensors: tuple[Tensor | None, ...] = (None,) * SLOTS
         if isinstance(module, nn.Linear) and kind is nn.Linear:
-            layers.append(_Linear(module))
+            layer, tensors = ("linear", 0.0), (module.weight, module.bias, None, None)
         elif isinstance(module, nn.ReLU) and kind is nn.ReLU:
-            layers.append(_PiecewiseLinear(0.0))
+            layer = "slope", 0.0
         elif isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
-            layers.append(_PiecewiseLinear(module.negative_slope))
+            layer = "slope", module.negative_slope
         elif kind is nn.Tanh:
-            layers.append(_Tanh())
+            layer = "tanh", 0.0
         elif isinstance(module, nn.LayerNorm) and kind is nn.LayerNorm:
             if len(module.normalized_shape) != 1:
                 return None
-            layers.append(_Normalise(module, dim=1))
+            layer, tensors = ("layer", module.eps), (module.weight, module.bias, None, None)
         elif isinstance(module, nn.BatchNorm1d) and kind is nn.BatchNorm1d:
-            if module.training or module.running_mean is None:
-                layers.append(_Normalise(module, dim=0))
-            else:
-                layers.append(_Affine(module))
+            own = module.training or module.running_mean is None
+            layer = "batch" if own else "affine", module.eps
+            statistics = (None, None) if own else (module.running_mean, module.running_var)
+            tensors = (module.weight, module.bias, *statistics)
         elif kind is nn.Identity or (isinstance(module, nn.Dropout) and not module.training):
             continue
         else:
             return None
-    last = layers[-1] if layers else None
-    return layers if isinstance(last, _Linear) and len(last.weight) == 1 else None
+        plan.kinds.append(layer[0])
+        plan.constants.append(layer[1])
+        plan.tensors.extend(tensors)
+    return _with_score(plan)
+
+
+def _with_score(plan: _Plan) -> _Plan | None:
+    """Take the last Linear(·, 1) and a piecewise-linear layer below it together."""
+    weight = plan.tensors[-SLOTS] if plan.kinds and plan.kinds[-1] == "linear" else None
+    if weight is None or len(weight) != 1:
+        return None
+    kinds, constants, tensors = plan
+    slope, below = 1.0, len(kinds) - 1
+    if below and kinds[below - 1] == "slope":
+        below -= 1
+        slope = constants[below]
+    return _Plan(
+        [*kinds[:below], "score"],
+        [*constants[:below], slope],
+        [*tensors[: SLOTS * below], *tensors[-SLOTS:]],
+    )
+
+
+def _closed_form(
+    x: Tensor, plan: _Plan, needs: list[bool], weight: float, target: float, per_sample: bool
+) -> list[Tensor | None]:
+    """The penalty and the gradients of x and the plan's tensors, None where zero or not needed."""
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
+        tensors = [
+            t if t is None or k % SLOTS > 1 else t.to(x.dtype) for k, t in enumerate(plan.tensors)
+        ]
+        layers, score = build(plan.kinds, plan.constants, tensors, _pointwise(x))
+        a = x
+        for layer in layers:
+            a = layer.forward(a)
+        v = score.pull(a, 1.0 if per_sample else 1.0 / len(x))
+        for layer in reversed(layers):
+            v = layer.pull(v)
+        penalty, t = score.pointwise.penalise(v, weight, target)
+        gradients: list[Tensor | None] = [None] * len(plan.tensors)
+        if not any(needs):
+            return [penalty, None, *gradients]
+        for layer in layers:
+            t = layer.push(t)
+        if needs[1 + SLOTS * len(layers)]:
+            gradients[-SLOTS] = score.collect(t)
+        w: Tensor | None = None
+        for k, layer in reversed(list(enumerate(layers))):
+            at = SLOTS * k
+            below = k > 0 or needs[0]
+            w, *gradients[at : at + 2] = layer.collect(w, below, (needs[at + 1], needs[at + 2]))
+        found: list[Tensor | None] = [penalty]
+        for g, need, like in zip((w, *gradients), needs, (x, *plan.tensors), strict=True):
+            known = need and g is not None and like is not None
+            found.append(g.to(like.dtype) if known else None)  # type: ignore[union-attr]
+        return found
 
 
 class _GradientPenalty(torch.autograd.Function):
@@ -250,57 +145,104 @@ class _GradientPenalty(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        layers: list[Layer],
+        plan: _Plan,
+        needs: list[bool],
         weight: float,
         target: float,
         per_sample: bool,
-        differentiate: bool,
-        *parameters: Tensor,
+        *tensors: Tensor | None,
     ) -> Tensor:
-        batch = len(x)
-        *body, score = layers
-        assert isinstance(score, _Linear)
-        a = x
-        for layer in body:
-            a = layer.forward(a)
-        score.a = a  # the scores themselves are not needed, nor is their tangent below
-        v = x.new_full((batch, 1), 1.0 if per_sample else 1.0 / batch)
-        for layer in reversed(layers):
-            v = layer.pull(v)
-        norm = torch.linalg.vector_norm(v, dim=1)
-        excess = norm - target
-        penalty = torch.dot(excess, excess) * (weight / batch)
-        if not differentiate:
-            return penalty
-        # Where the norm is 0 so is v: any finite factor gives the gradient 0.
-        step = excess.div_(norm.clamp_min_(torch.finfo(x.dtype).tiny)).mul_(2 * weight / batch)
-        t = v * step.unsqueeze(1)
-        for layer in body:
-            t = layer.push(t)
-        score.t = t
-        gradients: Gradients = []
-        w: Tensor | None = None
-        for depth, layer in reversed(list(enumerate(layers))):
-            w = layer.collect(w, depth > 0 or x.requires_grad, gradients)
-        total: dict[int, Tensor] = {}
-        for parameter, gradient in gradients:
-            shared = total.get(id(parameter))
-            total[id(parameter)] = gradient if shared is None else shared + gradient
-        dx = None
-        if x.requires_grad:
-            dx = torch.zeros_like(x) if w is None else w
-        ctx.save_for_backward(dx, *(total.get(id(p)) for p in parameters))
+        penalty, *gradients = _closed_form(x, plan, needs, weight, target, per_sample)
+        assert penalty is not None
+        given = zip(gradients, needs, (x, *tensors), strict=True)
+        # Zeros are made at the end, in one piece.
+        ctx.zero = [t.shape if n and g is None and t is not None else None for g, n, t in given]
+        ctx.save_for_backward(*gradients)
         return penalty
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("gradient_penalty can be differentiated once only")
-        saved = ctx.saved_tensors
-        if grad.device.type != "cpu" or grad.item() != 1:
-            saved = tuple(None if s is None else s * grad for s in saved)
-        dx, *gradients = saved
-        return dx, None, None, None, None, None, *gradients
+        _refuse_second_derivative()
+        gradients = ctx.saved_tensors
+        present = [g for g in gradients if g is not None]
+        if present and (grad.device.type != "cpu" or grad.item() != 1):
+            scaled = iter(torch._foreach_mul(present, grad))
+            gradients = [None if g is None else next(scaled) for g in gradients]
+        sizes = [shape.numel() for shape in ctx.zero if shape is not None]
+        zeros = iter(grad.new_zeros(sum(sizes)).split(sizes))
+        dx, *rest = [
+            g if shape is None else next(zeros).view(shape)
+            for g, shape in zip(gradients, ctx.zero, strict=True)
+        ]
+        return dx, None, None, None, None, None, *rest
+
+
+@torch.library.custom_op(
+    "lvtrain::gradient_penalty",
+    mutates_args=(),
+    schema="(Tensor x, str kinds, float[] constants, int[] slots, Tensor[] tensors, bool[] needs, "
+    "float weight, float target, bool per_sample) -> Tensor[]",
+)
+def _compiled(
+    x: Tensor,
+    kinds: str,
+    constants: list[float],
+    slots: list[int],
+    tensors: list[Tensor],
+    needs: list[bool],
+    weight: float,
+    target: float,
+    per_sample: bool,
+) -> list[Tensor]:
+    """The same for ``torch.compile``: the penalty and the gradients that are needed."""
+    plan = _Plan(kinds.split(), constants, [None] * (SLOTS * len(constants)))
+    for slot, tensor in zip(slots, tensors, strict=True):
+        plan.tensors[slot] = tensor
+    penalty, *gradients = _closed_form(x, plan, needs, weight, target, per_sample)
+    assert penalty is not None
+    found = [penalty]
+    for g, need, t in zip(gradients, needs, (x, *plan.tensors), strict=True):
+        if need and t is not None:
+            found.append(torch.zeros_like(t) if g is None else g)
+    return found
+
+
+@_compiled.register_fake
+def _(
+    x: Tensor,
+    kinds: str,
+    constants: list[float],
+    slots: list[int],
+    tensors: list[Tensor],
+    needs: list[bool],
+    weight: float,
+    target: float,
+    per_sample: bool,
+) -> list[Tensor]:
+    penalty = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
+    given = [(x, needs[0]), *((t, needs[1 + s]) for s, t in zip(slots, tensors, strict=True))]
+    return [penalty, *(torch.empty_like(t) for t, need in given if need)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    slots, needs = inputs[3], inputs[5]
+    ctx.needs = [needs[0], *(needs[1 + slot] for slot in slots)]
+    ctx.save_for_backward(*output[1:])
+
+
+def _differentiate(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    _refuse_second_derivative()
+    scaled = (g * grads[0] for g in ctx.saved_tensors)
+    dx, *rest = [next(scaled) if need else None for need in ctx.needs]
+    return dx, None, None, None, rest, *(None,) * 4
+
+
+_compiled.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError("gradient_penalty can be differentiated once only")
 
 
 def gradient_penalty(
@@ -331,8 +273,8 @@ def gradient_penalty(
         raise ValueError(
             f"x: expected floats of shape [B, C] with B ≥ 1, found {x.dtype} {list(x.shape)}"
         )
-    layers = _layers(critic)
-    if layers is None:
+    plan = _plan(critic)
+    if plan is None:
         buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
         return reference.gradient_penalty(
             lambda points: functional_call(critic, buffers, (points,)),
@@ -341,19 +283,39 @@ def gradient_penalty(
             target,
             per_sample,
         )
-    _check_first(layers, x)
-    parameters = [p for p in critic.parameters() if p.requires_grad]
-    differentiate = torch.is_grad_enabled() and (x.requires_grad or bool(parameters))
-    return _GradientPenalty.apply(x, layers, weight, target, per_sample, differentiate, *parameters)
+    _check_first(plan, x)
+    (points,) = dispatch.autocast(x)
+    assert points is not None
+    kinds, constants, tensors = plan
+    needs = [
+        torch.is_grad_enabled() and t is not None and t.requires_grad for t in (points, *tensors)
+    ]
+    if torch.compiler.is_compiling():
+        slots = [slot for slot, t in enumerate(tensors) if t is not None]
+        present = [t for t in tensors if t is not None]
+        described = (" ".join(kinds), constants, slots, present, needs)
+        return _compiled(points, *described, weight, target, per_sample)[0]
+    return _GradientPenalty.apply(points, plan, needs, weight, target, per_sample, *tensors)
 
 
-def _check_first(layers: list[Layer], x: Tensor) -> None:
+def _pointwise(x: Tensor) -> Pointwise:
+    if dispatch.choose("gradient_penalty", x.device, x.dtype).path == "triton":
+        from .gradient_penalty_triton import Fused
+
+        return Fused()
+    return Pointwise()
+
+
+def _check_first(plan: _Plan, x: Tensor) -> None:
     """Find a mismatch between the points and the critic before a layer's own error would."""
-    first = next(layer for layer in layers if isinstance(layer, _Linear))
-    if first is layers[0] and first.weight.shape[1] != x.shape[1]:
-        raise ValueError(f"x: expected shape [B, {first.weight.shape[1]}], found {list(x.shape)}")
-    if first.weight.dtype != x.dtype or first.weight.device != x.device:
+    first = next(k for k, kind in enumerate(plan.kinds) if kind in ("linear", "score"))
+    weight = plan.tensors[SLOTS * first]
+    assert weight is not None
+    if first == 0 and weight.shape[1] != x.shape[1]:
+        raise ValueError(f"x: expected shape [B, {weight.shape[1]}], found {list(x.shape)}")
+    same = weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+    if not same or weight.device != x.device:
         raise ValueError(
-            f"x: expected {first.weight.dtype} on {first.weight.device} like the critic, "
+            f"x: expected {weight.dtype} on {weight.device} like the critic, "
             f"found {x.dtype} on {x.device}"
         )

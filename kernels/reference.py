@@ -116,3 +116,20 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         reduction=reduction,
     )
+
+
+def reparameterize_mixture(
+    mu: Float[Tensor, "B Z"],
+    logvar: Float[Tensor, "B Z"],
+    seed: Int[Tensor, ""],
+    component_mean: Float[Tensor, "K Z"],
+    component_logvar: Float[Tensor, "K Z"],
+    component_logit: Float[Tensor, "K"],
+) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B"]]:
+    """Sample z ~ q = N(μ, σ²) and give log q(z) − log Σ_k softmax(logit)_k N(z; m_k, diag s_k²)."""
+    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    z = mu + torch.exp(logvar / 2) * eps
+    posterior = torch.distributions.Normal(mu, torch.exp(logvar / 2))
+    components = torch.distributions.Normal(component_mean, torch.exp(component_logvar / 2))
+    each = components.log_prob(z.unsqueeze(1)).sum(2) + component_logit.log_softmax(0)
+    return z, posterior.log_prob(z).sum(1) - each.logsumexp(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import settings
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 
+# Without a GPU the Triton kernels are tested in Triton's interpreter. Triton reads this when it is
+# imported, which no test module does before this file is.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Shapes here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
 # A busy machine is slow without being wrong.

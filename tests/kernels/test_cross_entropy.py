@@ -172,6 +172,24 @@ def test_half_precision_accumulates_in_single():
         torch.testing.assert_close(half.float(), single, rtol=8e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_autocast_rounds_the_inputs_and_nothing_after(reduction):
+    x, weight, bias, target = draw(8, 5), draw(30, 5), draw(30), targets(8, 30)
+    singles = [t.detach().float().requires_grad_() for t in (x, weight, bias)]
+    rounded = [t.detach().bfloat16().float().requires_grad_() for t in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        x, weight, bias = singles
+        loss = linear_cross_entropy(x, weight, target, bias, reduction=reduction)
+        assert loss.dtype == torch.float32
+        found = torch.autograd.grad(loss.sum(), singles)
+    x, weight, bias = rounded
+    expected = linear_cross_entropy(x, weight, target, bias, reduction=reduction)
+    torch.testing.assert_close(loss, expected, rtol=8e-3, atol=1e-3)
+    for a, b in zip(found, torch.autograd.grad(expected.sum(), rounded), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=8e-3, atol=1e-4)
+
+
 def test_a_second_derivative_is_refused():
     x, weight = draw(3, 2), draw(4, 2)
     loss = linear_cross_entropy(x, weight, targets(3, 4))

@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lvtrain.kernels import reference
-from lvtrain.kernels.gradient_penalty import _layers, gradient_penalty
+from lvtrain.kernels.gradient_penalty import _plan, gradient_penalty
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "tanh": nn.Tanh}
 NORMS = {
@@ -60,7 +61,7 @@ def expected(model: nn.Module, x: Tensor, per_sample: bool) -> tuple[Tensor, lis
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_agrees_with_double_backward(activation, norm, training, per_sample):
     model = critic(activation, norm).train(training)
-    assert _layers(model) is not None
+    assert _plan(model) is not None
     x = points(7, 4).requires_grad_()
     penalty = gradient_penalty(model, x, 3.0, 0.8, per_sample)
     found = torch.autograd.grad(penalty * 1.7, [x, *model.parameters()])
@@ -141,7 +142,7 @@ def test_running_statistics_are_left_alone(kind):
     model = critic("relu", "batch")
     if kind == "autograd":
         model = nn.Sequential(model, nn.Flatten(0))
-        assert _layers(model) is None
+        assert _plan(model) is None
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     assert before
     gradient_penalty(model, points(5, 4), 1.0).backward()
@@ -168,7 +169,7 @@ class Squared(nn.Module):
     ids=["own-module", "gelu", "no-linear-end", "two-scores", "dropout", "spectral-norm"],
 )
 def test_any_other_critic_goes_through_autograd(model):
-    assert _layers(model) is None
+    assert _plan(model) is None
     penalty = gradient_penalty(model, points(3, 4), 1.0)
     if list(model.parameters()):
         penalty.backward()
@@ -183,13 +184,15 @@ def test_a_hook_is_honoured():
     torch.testing.assert_close(gradient_penalty(model, x, 3.0, 0.8), value)
 
 
+@pytest.mark.parametrize("weight", [2.0, 1e300])
 @pytest.mark.parametrize("end", [nn.Linear(6, 1), nn.Sequential(nn.Linear(6, 1), nn.Flatten())])
-def test_a_gradient_of_zero_gives_finite_gradients(end):
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), end).double()
+def test_a_gradient_of_zero_gives_finite_gradients(end, weight):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), end).double().requires_grad_(True)
+    model.zero_grad()
     nn.init.constant_(model[0].bias, -100.0)
-    penalty = gradient_penalty(model, points(3, 4), 2.0)
+    penalty = gradient_penalty(model, points(3, 4), weight)
     penalty.backward()
-    assert penalty.item() == 2.0
+    assert penalty.item() == pytest.approx(weight)
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
 
 
@@ -210,6 +213,60 @@ def test_single_precision_stays_near_double():
         torch.autograd.grad(penalty, list(single.parameters())), gradients[1:], strict=True
     ):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-7
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky"])
+def test_a_piecewise_linear_critic_takes_eight_products(activation):
+    model = critic(activation, "none")
+    with Products() as products:
+        gradient_penalty(model, points(5, 4), 2.0).backward()
+    assert products.count == 8
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_compiles_into_one_graph(requires_grad):
+    model = critic("tanh", "batch")
+
+    def loss(x: Tensor) -> Tensor:
+        return gradient_penalty(model, 2 * x, 3.0, 0.8) + model(x).mean()
+
+    x = points(5, 4).requires_grad_(requires_grad)
+    wanted = [*([x] if requires_grad else []), *model.parameters()]
+    expected = torch.autograd.grad(loss(x), wanted)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), wanted), expected)
+
+
+def test_a_compiled_penalty_refuses_a_second_derivative():
+    model = critic("tanh", "none")
+    compiled = torch.compile(lambda x: gradient_penalty(model, x, 1.0), backend="eager")
+    with pytest.raises(RuntimeError, match="gradient_penalty can be differentiated once"):
+        compiled(points(3, 4)).backward(create_graph=True)
+
+
+def test_autocast_multiplies_in_half_and_returns_single():
+    model, x = critic("leaky", "layer").float(), points(7, 4).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = gradient_penalty(model, x, 3.0, 0.8)
+    found = torch.autograd.grad(penalty, list(model.parameters()))
+    expected = torch.autograd.grad(gradient_penalty(model, x, 3.0, 0.8), list(model.parameters()))
+    largest = max(g.abs().max().item() for g in expected)
+    assert penalty.dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0, atol=0.1 * largest)
 
 
 def test_a_second_derivative_is_refused():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvtrain.kernels import reference
-from lvtrain.kernels.reparameterize import reparameterize
+from lvtrain.kernels.reparameterize import reparameterize, reparameterize_mixture
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,6 +29,71 @@ def test_agrees_with_the_definition(shape, chosen):
     )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def mixture(components: int, width: int) -> list[torch.Tensor]:
+    return [draw(components, width, seed=2), draw(components, width, seed=3), draw(components)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 33)], ids=str)
+@pytest.mark.parametrize("components", [1, 4])
+@pytest.mark.parametrize("chosen", [(0, 1), (0,), (1,)], ids=["both", "sample", "kl"])
+def test_mixture_agrees_with_the_definition(shape, components, chosen):
+    inputs = [draw(*shape), draw(*shape, seed=1), *mixture(components, shape[1])]
+    ours, theirs = (
+        f(*inputs[:2], SEED, *inputs[2:])
+        for f in (reparameterize_mixture, reference.reparameterize_mixture)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    cotangents = [torch.randn_like(ours[k]) for k in chosen]
+    found, expected = (
+        torch.autograd.grad([out[k] for k in chosen], inputs, cotangents, materialize_grads=True)
+        for out in (ours, theirs)
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_mixture_gradients_by_finite_differences():
+    inputs = [draw(3, 2), draw(3, 2, seed=1), *mixture(3, 2)]
+    assert torch.autograd.gradcheck(
+        lambda mu, logvar, *prior: reparameterize_mixture(mu, logvar, SEED, *prior), inputs
+    )
+
+
+def test_a_single_standard_component_costs_what_the_normal_prior_does_on_average():
+    mu, logvar = 0.3 * draw(1, 6), 0.3 * draw(1, 6, seed=1)
+    _, exact = reparameterize(mu, logvar, SEED)
+    standard = [torch.zeros(1, 6), torch.zeros(1, 6), torch.zeros(1)]
+    _, estimates = reparameterize_mixture(
+        mu.expand(20_000, 6), logvar.expand(20_000, 6), SEED, *standard
+    )
+    error = estimates.std() / len(estimates) ** 0.5
+    assert (estimates.mean() - exact.sum()).abs() < 4 * error
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_keeps_the_divergence_single(dtype):
+    inputs = [t.detach().to(dtype).requires_grad_() for t in (draw(3, 5), draw(3, 5, seed=1))]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    prior = [t.detach().float() for t in mixture(2, 5)]
+    for f, rest in ((reparameterize, ()), (reparameterize_mixture, prior)):
+        z, kl = f(*inputs, SEED, *rest)
+        assert z.dtype == dtype and kl.dtype == torch.float32
+        # The definition at the noise of float32, which z = μ + σ ε shows.
+        eps = f(*(t.float() * 0 for t in inputs), SEED, *rest)[0].double()
+        w = exact[0] + (exact[1] / 2).exp() * eps
+        torch.testing.assert_close(z.double(), w, rtol=1e-2, atol=1e-2)
+        found = torch.autograd.grad(z.sum(), inputs)
+        expected = torch.autograd.grad(w.sum(), exact)
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == dtype
+            torch.testing.assert_close(a.double(), b, rtol=1e-2, atol=1e-2)
+    mu, logvar = exact
+    expected_kl = (mu.square() + logvar.exp() - 1 - logvar) / 2
+    kl = reparameterize(*inputs, SEED)[1]
+    torch.testing.assert_close(kl.double(), expected_kl, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_by_finite_differences():
@@ -76,6 +141,14 @@ def test_a_small_divergence_keeps_its_precision():
     torch.testing.assert_close(kl.item(), 2.5008335e-07, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("f", [reparameterize, reparameterize_mixture])
+def test_a_second_derivative_is_refused(f):
+    prior = mixture(2, 3) if f is reparameterize_mixture else []
+    z, kl = f(draw(2, 3), draw(2, 3, seed=1), SEED, *prior)
+    with pytest.raises(RuntimeError, match=f"{f.__name__} can be differentiated once"):
+        (z.sum() + kl.sum()).backward(create_graph=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -86,10 +159,38 @@ def test_a_small_divergence_keeps_its_precision():
         ({"seed": torch.tensor(1.0)}, "seed: expected one int64"),
         ({"seed": torch.tensor([1, 2])}, "seed: expected one int64"),
         ({"seed": 3}, "seed: expected one int64"),
+        ({"seed": SEED.to("meta")}, "seed: expected a tensor on cpu like mu, found meta"),
     ],
 )
 def test_a_wrong_argument_is_named(change, message):
     given = {"mu": torch.zeros(2, 3), "logvar": torch.zeros(2, 3), "seed": SEED} | change
     with pytest.raises(ValueError) as raised:
         reparameterize(**given)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mu": torch.zeros(3)}, "mu: expected shape [B, Z], found [3]"),
+        ({"seed": 3}, "seed: expected one int64"),
+        ({"component_logit": torch.zeros(0)}, "component_logit: expected shape [K], K ≥ 1"),
+        ({"component_mean": torch.zeros(2, 4)}, "component_mean: expected shape [2, 3], found"),
+        ({"component_logvar": torch.zeros(3, 3)}, "component_logvar: expected shape [2, 3], found"),
+        (
+            {"component_mean": torch.zeros(2, 3, dtype=torch.long)},
+            "component_mean: expected a floating-point tensor on cpu like mu, found torch.int64",
+        ),
+        (
+            {"component_logit": torch.zeros(2, device="meta")},
+            "component_logit: expected a floating-point tensor on cpu like mu, found",
+        ),
+    ],
+)
+def test_a_wrong_argument_of_the_mixture_is_named(change, message):
+    given = {"mu": torch.zeros(2, 3), "logvar": torch.zeros(2, 3), "seed": SEED}
+    given |= {"component_mean": torch.zeros(2, 3), "component_logvar": torch.zeros(2, 3)}
+    given |= {"component_logit": torch.zeros(2)} | change
+    with pytest.raises(ValueError) as raised:
+        reparameterize_mixture(**given)
     assert str(raised.value).startswith(message)
