@@ -160,9 +160,11 @@ def _over_real_rows(
             at_target += bias.index_select(0, target[part])
         shift = at_target
         tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
-        if not bool((total < limit).all()):
+        # The target's own term is 1, unless its logit is so large that rounding it moves it.
+        if not bool(((total > 0.5) & (total < limit)).all()):
             shift = _largest_logit(x_part, weight, bias, width)
             tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
+            total.clamp_min_(1)
         torch.sub(shift, at_target, out=losses[part]).add_(total.log())
         if mean_weight is not None:
             losses[part].add_(at_target - x_part @ mean_weight - mean_bias, alpha=smoothing)

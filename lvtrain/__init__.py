@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: Path | str, which: str | int = "best") -> Model:
+def load(run: Path | str, which: str | int = "best", data: Path | str | None = None) -> Model:
     """Load a run folder (or a folder `Model.save_pretrained` wrote) for use.
 
-    `which` is "best", "latest" or a step. Imports torch, which `import lvtrain` does not.
+    `which` is "best", "latest" or a step; `data` is the store, where it has moved. Imports torch,
+    which `import lvtrain` does not.
     """
     from lvtrain.model import Model
 
-    return Model.load(run, which)
+    return Model.load(run, which, data)
 
 
 def train(system: str, data: Path | str, out: Path | str, **how: Any) -> Outcome:

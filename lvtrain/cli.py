@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 
+from lvtrain.commands.signals import Terminated, signals_raised
 from lvtrain.errors import NonFiniteLoss, UserError, nearest
 
 COMMANDS = {
@@ -29,10 +31,7 @@ COMMANDS = {
 }
 
 
-# What the file system refuses for reasons that the user knows and can mend.
-_STORAGE = {
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT
-}  # fmt: skip
+_NO_MEMORY = r"tried to allocate [\d.]+ \w+|storage size calculation overflowed"
 
 
 def main() -> None:
@@ -41,12 +40,14 @@ def main() -> None:
     # any other busy process that is most of the time, and steps become tens of times slower. Read
     # when torch is imported, which is later; who sets it in the environment is heard.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(run(sys.argv[1:]))
+    with signals_raised():
+        status = run(sys.argv[1:])
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
     """Run a command line; gives the exit status: 0, 2 for a mistake of the user's, 1 for a training
-    stopped by a non-finite loss."""
+    stopped by a non-finite loss, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
@@ -61,11 +62,21 @@ def run(argv: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Terminated:
+        return _fail("terminated", 143)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"no space left on device: {error.filename or 'while writing'}", 2)
-        if error.filename and error.errno in _STORAGE:
+        # What the file system says of a file the user knows of and can mend.
+        if error.filename and error.strerror:
             return _fail(f"{error.filename}: {error.strerror}", 2)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        # torch raises a bare RuntimeError where the system has no memory, and one of its own kinds
+        # where a GPU has none.
+        tried = re.search(_NO_MEMORY, str(error), re.IGNORECASE)
+        if isinstance(error, MemoryError) or tried:
+            return _fail("out of memory" + (f": {tried[0].lower()}" if tried else ""), 2)
         raise
 
 

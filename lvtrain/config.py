@@ -10,13 +10,35 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from lvtrain.errors import UserError, nearest
 
 ConfigT = TypeVar("ConfigT")
+
+# What float32 and int64 hold, with room for twice as much.
+_LARGEST = {float: 1e38, int: 2**62}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which numbers a field may hold: part of the field's type, read by `check`."""
+
+    said: str
+    holds: Callable[[float], bool]
+
+
+Count = Annotated[int, Bounds("1 or more", lambda n: n >= 1)]
+Natural = Annotated[int, Bounds("0 or more", lambda n: n >= 0)]
+Positive = Annotated[float, Bounds("more than 0", lambda x: x > 0)]
+NotNegative = Annotated[float, Bounds("0 or more", lambda x: x >= 0)]
+Share = Annotated[float, Bounds("a share from 0 to 1", lambda x: 0 <= x <= 1)]
+Probability = Annotated[float, Bounds("0 or more and less than 1", lambda x: 0 <= x < 1)]
+# OpenMP, asked for millions of threads, ends the process without a word.
+Threads = Annotated[int, Bounds("0 to 1,024", lambda n: 0 <= n <= 1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +47,15 @@ class OptimizerConfig:
 
     kind: Literal["adam", "sgd"] = "adam"
     """Update rule."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
     """Adam's averaging coefficients."""
-    clip: float = 0.0
+    clip: NotNegative = 0.0
     """Largest gradient norm; 0 leaves the gradient as it is."""
-    warmup: int = 0
+    warmup: Natural = 0
     """Steps over which the rate rises linearly from 0."""
-    decay: float = 0.0
+    decay: Share = 0.0
     """Share of the run, at its end, over which the rate falls linearly to 0."""
 
     def rate(self, step: int, steps: int) -> float:
@@ -47,35 +69,38 @@ class OptimizerConfig:
 class TrainConfig:
     """What a run does besides its system: how long, on what, and what it leaves behind."""
 
-    steps: int = 10_000
+    steps: Count = 10_000
     """Iterations to train for, in total: a resumed run counts those it has behind it."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Sentences a batch, over all workers together."""
-    seed: int = 0
+    seed: Natural = 0
     """Everything random follows from it."""
     by_length: bool = False
     """Fill each batch with sentences of like length instead of drawing from all."""
-    validate_every: int = 500
+    validate_every: Natural = 500
     """Steps between validations (and at the end); 0 validates never."""
-    validation_sentences: int = 2_000
+    validation_sentences: Count = 2_000
     """Sentences of the validation split to use."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Steps between checkpoints (and at the end)."""
-    keep: int = 2
-    """Checkpoints to keep, besides the best."""
-    log_every: int = 20
+    keep: Count = 2
+    """Newest checkpoints to keep, never fewer than two, besides the best."""
+    log_every: Count = 20
     """Steps between lines of metrics."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    threads: int = 0
-    """CPU threads; 0 takes as many as torch does: every core, or OMP_NUM_THREADS."""
+    """Where to train; auto takes a GPU where there is one."""
+    threads: Threads = 0
+    """CPU threads; 0 takes as many as torch does, every core or OMP_NUM_THREADS, and config.json
+    records their number."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
 
 
 # What may differ between a run and its continuation: nothing here changes a step already taken.
+# Device and threads are another machine's: they round the steps to come otherwise, no more.
 RESUMABLE_FIELDS = frozenset(
-    "steps validate_every validation_sentences checkpoint_every keep log_every tensorboard".split()
+    "steps validate_every validation_sentences checkpoint_every keep log_every tensorboard device "
+    "threads".split()
 )
 
 
@@ -90,6 +115,8 @@ class RunConfig:
     """The store trained on."""
     store_digest: str
     """Its SHA-256: a run does not continue on other data."""
+    tokenizer_digest: str = ""
+    """SHA-256 of its tokenizer.json, of which the run has a copy; empty where not recorded."""
     vocab_size: int
     """Words or pieces, the special ones included."""
     max_words: int
@@ -118,13 +145,15 @@ def from_json(kind: type[ConfigT], data: Any, where: str) -> ConfigT:
         if name not in hints:
             raise UserError(f"{where}: unknown field '{name}'{nearest(name, hints)}")
     values = {n: _value(hints[n], v, f"{where}: {n}") for n, v in data.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from None
+    required = [f.name for f in dataclasses.fields(typing.cast(Any, kind))
+                if f.default is f.default_factory is dataclasses.MISSING]  # fmt: skip
+    if missing := [name for name in required if name not in values]:
+        raise UserError(f"{where}: expected {', '.join(missing)}, found no such field")
+    return kind(**values)
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value` as a field of type `hint` holds it; raises UserError where it cannot."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value, where)
@@ -134,8 +163,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _value(next(a for a in arguments if a is not type(None)), value, where)
     if origin is typing.Annotated:
         return _value(arguments[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(value)
+    if origin is tuple:
+        kinds = arguments
+        if arguments[-1] is Ellipsis and isinstance(value, list | tuple):
+            kinds = arguments[:1] * len(value)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            count = "" if arguments[-1] is Ellipsis else f" of {len(kinds)}"
+            raise UserError(f"{where}: expected a list{count}, found {value!r}")
+        return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if origin is Literal:
         if value not in arguments:
             known = [str(choice) for choice in arguments]
@@ -144,56 +179,57 @@ def _value(hint: Any, value: Any, where: str) -> Any:
                 f"{nearest(str(value), known)}"
             )
         return value
-    if hint is Path:
+    if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is not Any and isinstance(hint, type) and not isinstance(value, hint):
+    if hint is Any or not isinstance(hint, type):
+        return value
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
 
 
-# What a field may hold, by its name, wherever it stands in a configuration.
-_POSITIVE = frozenset(
-    "steps batch_size checkpoint_every keep log_every validation_sentences embedding hidden layers "
-    "latent components lr rounds radius".split()
-)
-_NOT_NEGATIVE = frozenset(
-    "seed threads validate_every code noise clip init warmup forget_bias answer_scale fresh "
-    "weight beta anneal_steps free_bits shuffle".split()
-)
-_SHARES = frozenset("dropout word_dropout drop blank swap decay noise_decay".split())
-
-
 def check(config: Any, where: str = "") -> None:
-    """Raise UserError, naming the flag, for a number that no configuration can have."""
+    """Raise UserError, naming the flag, for what no configuration can have.
+
+    A number is held to the `Bounds` in its field's type. A configuration whose fields depend on
+    each other has a method `conflict` that says what is wrong with them, or nothing.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for field_ in dataclasses.fields(config):
-        name, value = field_.name, getattr(config, field_.name)
-        flag = f"{where}{name}"
+        value, hint = getattr(config, field_.name), hints[field_.name]
+        name = field_.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            # The text side of a composed system has flags without a prefix.
-            check(value, where if name == "autoencoder" else f"{flag}.")
+            # The text side of a composed system has flags without a prefix: tyro is told so.
+            unnamed = any(getattr(part, "name", None) == "" for part in typing.get_args(hint))
+            check(value, where if unnamed else f"{where}{name}.")
             continue
+        flag = f"--{where}{name}"
+        _value(hint, value, flag)
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                continue
-            expected = _expected(name, number)
-            if expected:
-                raise UserError(f"--{flag.replace('_', '-')}: expected {expected}, found {number}")
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_number(number, bounds(hint), flag)
+    conflict = getattr(config, "conflict", None)
+    if conflict and (said := conflict()):
+        raise UserError(said)
 
 
-def _expected(name: str, number: float) -> str:
-    """What a field should hold where `number` is not it, else nothing."""
-    if not math.isfinite(number):
-        return "a finite number"
-    if name == "betas" and not 0 <= number < 1:
-        return "0 or more and less than 1"
-    if name in _SHARES:
-        highest = number <= 1 if name in ("decay", "noise_decay") else number < 1
-        return "" if number >= 0 and highest else "a share between 0 and 1"
-    if name in _POSITIVE and number <= 0:
-        return "more than 0"
-    return "0 or more" if name in _NOT_NEGATIVE and number < 0 else ""
+def bounds(hint: Any) -> Bounds | None:
+    """The bounds in a field's type, or in that of its items."""
+    for part in typing.get_args(hint):
+        if found := part if isinstance(part, Bounds) else bounds(part):
+            return found
+    return None
+
+
+def _check_number(number: float, allowed: Bounds | None, flag: str) -> None:
+    if isinstance(number, float) and not math.isfinite(number):
+        raise UserError(f"{flag}: expected a finite number, found {number}")
+    if allowed and not allowed.holds(number):
+        raise UserError(f"{flag}: expected {allowed.said}, found {number}")
+    if abs(number) > (largest := _LARGEST[type(number)]):
+        raise UserError(f"{flag}: expected at most {largest:.1e}, found {number}")
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> list[str]:

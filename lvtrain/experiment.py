@@ -6,41 +6,31 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
 
-from lvtrain.config import (
-    RESUMABLE_FIELDS,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-    check,
-    differences,
-    to_json,
-)
+from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
+from lvtrain.data.info import TOKENIZER
 from lvtrain.data.store import Store
-from lvtrain.errors import UserError
+from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
-from lvtrain.model import CONFIG, TOKENIZER, build
+from lvtrain.model import build
 from lvtrain.presets import preset as named_preset
-from lvtrain.systems import entry
-from lvtrain.training import checkpoint
+from lvtrain.systems import System, entry
+from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
+from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
+from lvtrain.training.game import Game
 from lvtrain.training.log import RunLog
 from lvtrain.training.memory import keep_freed_memory
-from lvtrain.training.trainer import Outcome, train
-
-Resume = Literal["auto", "never"]
+from lvtrain.training.trainer import Outcome, restore, train
 
 
 def start(
@@ -60,6 +50,12 @@ def start(
     """
     entry(system)
     preset_model, preset_train = named_preset(system, preset)
+    known = [field.name for field in fields(TrainConfig)]
+    for name in train_fields:
+        if name not in known:
+            raise UserError(f"train: unknown setting '{name}'{nearest(name, known)}")
+    if resume not in get_args(Resume):
+        raise UserError(f"resume: expected 'auto' or 'never', found {resume!r}")
     config = configure(
         system, model or preset_model, replace(preset_train, **train_fields), Path(data), preset
     )
@@ -69,20 +65,35 @@ def start(
 def configure(
     system: str, model: Any, train_config: TrainConfig, data: Path, preset: str
 ) -> RunConfig:
-    """The full configuration of a run on the store `data`.
+    """The full configuration of a run on the store `data`, with the device and the number of
+    threads that will be used.
 
     Raises UserError for a setting that cannot be, before anything is written.
     """
+    kind, _ = entry(system).load()
+    if not isinstance(model, kind):
+        raise UserError(f"model: expected {kind.__name__}, found {type(model).__name__}")
     check(model)
     check(train_config)
-    choose_device(train_config.device)
+    smallest = getattr(model, "smallest_batch", 1)
+    if train_config.batch_size < smallest:
+        raise UserError(
+            f"--batch-size {train_config.batch_size}: expected {smallest} or more: batch "
+            "normalisation has nothing to normalise a single sentence by"
+        )
+    device = choose_device(train_config.device)
     store = Store.open(data)
     return RunConfig(
         system=system,
         model=model,
-        train=train_config,
+        train=replace(
+            train_config,
+            device=cast(Any, device.type),
+            threads=train_config.threads or torch.get_num_threads(),
+        ),
         store=data.resolve(),
         store_digest=store.digest,
+        tokenizer_digest=store.info.tokenizers[TOKENIZER],
         vocab_size=store.tokenizer.vocab_size,
         max_words=store.split("train").max_length,
         preset=preset,
@@ -92,13 +103,17 @@ def configure(
 def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome:
     """Train as `config` says, into `out`.
 
-    Raises UserError where `out` exists and is not to be resumed, or holds another configuration.
+    Raises UserError where `out` holds something else, or a run that is not to be resumed or has
+    another configuration.
     """
-    with _alone(out):
-        return _carry_out(config, out, _open_run(config, out, resume))
+    check_folder(out, config, resume)
+    with held(out):
+        # Once more: another process may have trained here until just now.
+        new = not check_folder(out, config, resume)
+        return _carry_out(config, out, None if new else find_checkpoint(out, config), new)
 
 
-def _carry_out(config: RunConfig, out: Path, found: checkpoint.Checkpoint | None) -> Outcome:
+def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool) -> Outcome:
     settings = config.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -115,47 +130,32 @@ def _carry_out(config: RunConfig, out: Path, found: checkpoint.Checkpoint | None
     )
     system = build(config)
     cast(nn.Module, system).to(device)
-
-    def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
-        return TorchEngine(name, module, optimizer, settings.steps)
-
-    game = system.game(engine)
+    game = _game(system, settings)
     judge = None
     if settings.validate_every and "valid" in store.splits:
         judge = validation(system, config, store.split("valid"), store.tokenizer)
-    log = RunLog(
-        out,
-        total_steps=settings.steps,
-        resume_step=found.step if found else 0,
-        every=settings.log_every,
-        tensorboard=settings.tensorboard,
-    )
+    if found:
+        restore(game, found)
+    complete = found is not None and found.step == settings.steps
+    with nullcontext() if complete else recorded(out, config, new=new):
+        log = RunLog(
+            out,
+            total_steps=settings.steps,
+            resume_step=found.step if found else 0,
+            every=settings.log_every,
+            tensorboard=settings.tensorboard,
+        )
     with log:
-        for warning in found.warnings if found else ():
+        for warning in (*(found.warnings if found else ()), *_warnings(config, store)):
             log.message(f"warning: {warning}")
-        if found:
+        if found and complete:
+            log.message(f"{out} is complete at step {found.step}; --steps makes a run longer")
+        elif found:
             log.message(f"resuming {out} at step {found.step}")
         outcome = train(game, batches, settings, out, log, judge, found)
         if outcome.stopped:
             log.message(f"stopped at step {outcome.step}; --resume auto goes on from there")
     return outcome
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the run folder: two trainings in one would spoil each other's checkpoints.
-
-    The lock is on a file beside the folder and is the process's own: it goes with it, however the
-    process ends.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.with_name(f".{out.name}.lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {out}: another process is training in this folder") from None
-        yield
 
 
 def choose_device(name: str) -> torch.device:
@@ -167,51 +167,23 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _open_run(config: RunConfig, out: Path, resume: Resume) -> checkpoint.Checkpoint | None:
-    """Make the run folder, or find what to go on from in one that is there."""
-    path, text = out / CONFIG, json.dumps(to_json(config), indent=2)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: expected a folder, found a file")
-    if out.is_dir() and any(out.iterdir()):
-        if resume == "never":
-            raise UserError(
-                f"--out {out}: the folder exists; --resume auto goes on with the run in it"
-            )
-        if not path.is_file():
-            raise UserError(f"--out {out}: the folder exists and holds no run (no {CONFIG})")
-        _same_run(path, json.loads(text))
-        found = checkpoint.latest(out / "checkpoints")
-        if found and found.step > config.train.steps:
-            raise UserError(
-                f"--steps {config.train.steps}: the run in {out} is at step {found.step} already"
-            )
-    else:
-        found = None
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(config.store / TOKENIZER, out / TOKENIZER)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
-    return found
+def _game(system: System, settings: TrainConfig) -> Game:
+    def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
+        return TorchEngine(name, module, optimizer, settings.steps)
+
+    return system.game(engine)
 
 
-def _same_run(path: Path, ours: dict[str, Any]) -> None:
-    """Raise UserError, naming the fields, unless the run on disk has our configuration."""
-    try:
-        theirs = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    free = {f"train.{name}" for name in RESUMABLE_FIELDS} | {"store"}
-    names = [name for name in differences(ours, theirs) if name not in free]
-    if not names:
-        return
-
-    def value(config: Any, name: str) -> Any:
-        for part in name.split("."):
-            config = config.get(part) if isinstance(config, dict) else None
-        return config
-
-    said = ", ".join(f"{n} is {value(theirs, n)!r} there and {value(ours, n)!r} here"
-                     for n in names[:3])  # fmt: skip
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    raise UserError(f"{path}: the run has another configuration: {said}{more}")
+def _warnings(config: RunConfig, store: Store) -> Iterator[str]:
+    """What is odd about a store for a run, and no mistake."""
+    settings, rows = config.train, store.split("train").rows
+    if settings.validate_every and "valid" not in store.splits:
+        yield (
+            f"{config.store} has no validation split: no checkpoint can be chosen as the best, and "
+            "the last one is used"
+        )
+    if settings.batch_size > rows:
+        yield (
+            f"--batch-size {settings.batch_size}: the store has {rows:,} sentences, so every batch "
+            "holds some more than once"
+        )

@@ -7,58 +7,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lvtrain.config import RunConfig, from_json, to_json
+from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
-from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
+from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.decode import DecodeConfig, decode
-from lvtrain.generation.latent_space import CodeGaussian, fit_gaussian, lerp, slerp
+from lvtrain.generation.encode import encode, rows
+from lvtrain.generation.latent_space import (
+    CodeGaussian,
+    fit_gaussian,
+    lerp,
+    read_gaussian,
+    slerp,
+    write_gaussian,
+)
+from lvtrain.generation.limits import check_number
+from lvtrain.generation.recorded import (
+    CHECKPOINTS,
+    CONFIG,
+    TOKENIZER,
+    build,
+    build_read,
+    open_store,
+    read_config,
+    read_tokenizer,
+)
+from lvtrain.generation.weights import check_shapes, read_tensors, replacing, write_tensors
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
-from lvtrain.systems import GenerativeSystem, LatentSystem, System, entry
+from lvtrain.systems import GenerativeSystem, LatentSystem, System
 from lvtrain.training import checkpoint
 
-WEIGHTS, CONFIG, TOKENIZER, PRIOR = (
-    "model.safetensors", "config.json", "tokenizer.json", "prior.safetensors",
-)  # fmt: skip
+__all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
+
+WEIGHTS, PRIOR = "model.safetensors", "prior.safetensors"
+# Sentences of one call, and steps of one interpolation: they are all held in memory.
+MOST_SENTENCES, MOST_STEPS = 100_000_000, 100_000
 # Sentences that the Gaussian of a plain autoencoder is fitted to.
 PRIOR_SENTENCES = 20_000
 # Seeds of draws that are made once a run rather than once a step.
 _ONCE = -1
-
-
-def build(config: RunConfig) -> System:
-    """The system of a run with the parameters it starts from."""
-    _, system = entry(config.system).load()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Key(seed=config.train.seed, step=_ONCE, path=("init",)).value())
-        return cast(System, system(config.model, config.vocab_size))
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run; raises UserError where the folder holds none that fits."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder}: not a run: there is no {CONFIG}")
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    kind, _ = entry(str(data.get("system"))).load()
-    model: Any = from_json(kind, data.pop("model", {}), f"{path}: model")
-    return replace(from_json(RunConfig, {**data, "model": None}, str(path)), model=model)
 
 
 class Model:
@@ -75,62 +77,77 @@ class Model:
         step: int,
         folder: Path,
         prior: CodeGaussian | None = None,
+        data: Path | str | None = None,
     ) -> None:
         self.config, self.system, self.tokenizer = config, system, tokenizer
         self.step, self.folder, self._prior = step, folder, prior
+        self._data = None if data is None else Path(data)
         for part in self.system.parts.values():
             part.eval()
 
     @classmethod
-    def load(cls, folder: Path | str, which: str | int = "best") -> Model:
+    def load(
+        cls, folder: Path | str, which: str | int = "best", data: Path | str | None = None
+    ) -> Model:
         """Load a run folder, at its "best" validated step, its "latest" or a given one; or a
-        folder that `save_pretrained` wrote."""
+        folder that `save_pretrained` wrote. Runs no code from it.
+
+        `data` is the store to measure and fit on where it is not the one recorded. Raises
+        UserError, naming the file, where the files of the folder do not fit one another.
+        """
         folder = Path(folder)
+        if which not in ("best", "latest") and not isinstance(which, int):
+            raise UserError(f"which: expected 'best', 'latest' or a step, found {which!r}")
         if (folder / WEIGHTS).is_file():
-            return cls.from_pretrained(folder)
+            model = cls.from_pretrained(folder, data)
+            if isinstance(which, int) and which != model.step:
+                raise UserError(f"{folder}: no step {which}: the model is of step {model.step}")
+            return model
         config = read_config(folder)
-        found = checkpoint.latest(folder / "checkpoints")
+        found = checkpoint.latest(folder / CHECKPOINTS)
         if found is None:
             raise UserError(f"{folder}: the run has no checkpoint yet")
         best = found.meta.get("best")
         step = best["step"] if which == "best" and best else which
         if isinstance(step, int) and step != found.step:
-            found = checkpoint.at(folder / "checkpoints", step)
-        system = build(config)
+            found = checkpoint.at(folder / CHECKPOINTS, step)
+        tokenizer = read_tokenizer(folder, config)
+        system = build_read(folder, config)
         for name, part in system.parts.items():
-            state = found.tensors(name)
-            part.load_state_dict(
-                {n.removeprefix("module."): t for n, t in state.items() if n.startswith("module.")}
-            )
-        return cls(config, system, Tokenizer.load(folder / TOKENIZER), found.step, folder)
+            tensors = {n.removeprefix("module."): t for n, t in found.tensors(name).items()
+                       if n.startswith("module.")}  # fmt: skip
+            shapes = {n: tuple(t.shape) for n, t in part.state_dict().items()}
+            check_shapes(found.path / f"{name}.safetensors", tensors, shapes)
+            part.load_state_dict(tensors)
+        return cls(config, system, tokenizer, found.step, folder, data=data)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Model:
+    def from_pretrained(cls, folder: Path | str, data: Path | str | None = None) -> Model:
         """Load what `save_pretrained` wrote; runs no code from it."""
         folder = Path(folder)
         config = read_config(folder)
-        system = build(config)
-        path = folder / WEIGHTS
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: not a whole safetensors file: {error}") from None
+        tokenizer = read_tokenizer(folder, config)
+        system = build_read(folder, config)
+        tensors = read_tensors(folder / WEIGHTS)
+        shapes = {f"{part}.{name}": tuple(tensor.shape) for part, module in system.parts.items()
+                  for name, tensor in module.state_dict().items()}  # fmt: skip
+        shapes["step"] = ()
+        if fitted := any(name.startswith("prior.") for name in tensors):
+            width = system.decoder.code
+            shapes |= {"prior.mean": (width,), "prior.factor": (width, width)}
+        check_shapes(folder / WEIGHTS, tensors, shapes)
         for name, part in system.parts.items():
             own = {n.removeprefix(f"{name}."): t for n, t in tensors.items()
                    if n.startswith(f"{name}.")}  # fmt: skip
             part.load_state_dict(own)
-        prior = None
-        if "prior.mean" in tensors:
-            prior = CodeGaussian(tensors["prior.mean"], tensors["prior.factor"])
-        tokenizer = Tokenizer.load(folder / TOKENIZER)
-        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior)
+        prior = CodeGaussian(tensors["prior.mean"], tensors["prior.factor"]) if fitted else None
+        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior, data)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model alone (safetensors, JSON, tokeniser), to be used without its run."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            f"{part}.{name}": tensor.detach().clone().contiguous()
+            f"{part}.{name}": tensor
             for part, module in self.system.parts.items()
             for name, tensor in module.state_dict().items()
         }
@@ -138,11 +155,28 @@ class Model:
         if not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
-            save_file(tensors, folder / WEIGHTS)
-        except SafetensorError as error:
-            raise UserError(f"{folder / WEIGHTS}: cannot be written: {error}") from None
-        self.tokenizer.save(folder / TOKENIZER)
-        (folder / CONFIG).write_text(json.dumps(to_json(self.config), indent=2))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(folder / WEIGHTS, tensors)
+            with replacing(folder / TOKENIZER) as partial:
+                # To the byte, where there is a file: its digest stands in the configuration.
+                if (recorded := self.folder / TOKENIZER).is_file():
+                    shutil.copyfile(recorded, partial)
+                else:
+                    self.tokenizer.save(partial)
+            with replacing(folder / CONFIG) as partial:
+                partial.write_text(json.dumps(to_json(self.config), indent=2), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder is a run's, where figures go, or holds the model alone."""
+        return (self.folder / CHECKPOINTS).is_dir()
+
+    @cached_property
+    def store(self) -> Store:
+        """The store trained on, or the one given for it; raises UserError for other words."""
+        return open_store(self.config, self._data, self.tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -152,12 +186,15 @@ class Model:
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "N C"]:
         """The codes of sentences (a VAE's posterior means)."""
-        tokens, lengths = self.batch(sentences)
-        return self._encode(tokens, lengths)
+        return encode(self._latent, rows(self.tokenizer, sentences), self.device)
 
     def decode(self, codes: Float[Tensor, "N C"], seed: int = 0, **how: Any) -> list[str]:
         """The sentences of codes; `how` holds fields of DecodeConfig, greedy by default."""
-        config = replace(DecodeConfig(max_words=self.config.max_words), **how)
+        config = self._how(how)
+        width = self.system.decoder.code
+        if codes.dim() != 2 or codes.shape[1] != width:
+            found = " × ".join(map(str, codes.shape))
+            raise UserError(f"{self.folder}: expected codes of N × {width}, found {found}")
         key = Key(seed=seed, step=_ONCE, path=("decode",))
         return self.tokenizer.decode_batch(decode(self.system.decoder, codes, config, key))
 
@@ -166,12 +203,14 @@ class Model:
         words (temperature 1) unless told otherwise; the others take the likeliest."""
         if self.config.system == "lm":
             how = {"temperature": 1.0} | how
+        self._how(how)  # A mistake is told before the codes are drawn.
         return self.decode(self.sample_codes(num, seed), seed, **how)
 
     @torch.inference_mode()
     def sample_codes(self, num: int, seed: int = 0) -> Float[Tensor, "num C"]:
         """Codes from the prior or generator; from a plain autoencoder, from the Gaussian fitted to
         its codes."""
+        check_number("num", num, 1, MOST_SENTENCES)
         key = Key(seed=seed, step=_ONCE, path=("sample",))
         if hasattr(self.system, "sample_codes"):
             return cast(GenerativeSystem, self.system).sample_codes(num, key, self.device)
@@ -189,6 +228,9 @@ class Model:
 
     def interpolations(self, num: int, steps: int = 7, seed: int = 0) -> list[list[str]]:
         """Sentences on the way between random codes of the prior or generator, `num` times."""
+        self.require_codes()
+        check_number("steps", steps, 2, MOST_STEPS)
+        check_number("num", num, 1, MOST_SENTENCES // steps)
         a, b = self.sample_codes(2 * num, seed).chunk(2)
         ways = self.between(a, b, steps)
         sentences = self.decode(ways.transpose(0, 1).flatten(0, 1))
@@ -197,7 +239,8 @@ class Model:
     def between(
         self, a: Float[Tensor, "B C"], b: Float[Tensor, "B C"], steps: int
     ) -> Float[Tensor, "steps B C"]:
-        """Codes on the way from a to b."""
+        """Codes on the way from a to b, both included."""
+        check_number("steps", steps, 2, MOST_STEPS)
         return slerp(a, b, steps) if self.on_sphere else lerp(a, b, steps)
 
     def arithmetic(
@@ -208,6 +251,7 @@ class Model:
         scale: float = 1.0,
     ) -> list[str]:
         """`sentences` moved by scale · (mean code of `plus` − mean code of `minus`)."""
+        check_number("scale", scale, -math.inf)
         offset = self.encode(plus).mean(0) - self.encode(minus).mean(0)
         codes = self.encode(sentences) + scale * offset
         if self.on_sphere:
@@ -227,43 +271,37 @@ class Model:
     @property
     def prior(self) -> CodeGaussian:
         """A plain autoencoder's Gaussian, fitted to codes of training sentences when first asked
-        for and kept in the run folder."""
+        for and kept in the run folder, where that can be written."""
+        path = self.folder / PRIOR
         if self._prior is None:
-            path = self.folder / PRIOR
-            kept = load_file(path) if path.is_file() else {}
-            if kept and int(kept["step"]) == self.step:
-                self._prior = CodeGaussian(kept["mean"], kept["factor"])
-            else:
-                self._prior = self._fit_prior()
-                step = torch.tensor(self.step)
-                save_file({**self._prior._asdict(), "step": step}, path)
+            self._prior = read_gaussian(path, self.step, self.system.decoder.code)
+        if self._prior is None:
+            self._prior = self._fit_prior()
+            if self.is_run and self.store.digest == self.config.store_digest:
+                with contextlib.suppress(OSError):
+                    write_gaussian(path, self._prior, self.step)
         return self._prior
 
+    @torch.inference_mode()
     def _fit_prior(self) -> CodeGaussian:
         from lvtrain.data.batches import Batches
 
-        split = Store.open(self.config.store).split("train")
+        split = self.store.split("train")
         size = min(1024, split.rows)
-        batches = Batches(split, batch_size=size, seed=0)
-        many = min(PRIOR_SENTENCES, split.rows) // size
-        parts = (batches.at(i) for i in range(many))
-        return fit_gaussian(torch.cat([self._encode(b.tokens, b.lengths) for b in parts]))
+        batches = Batches(split, batch_size=size, seed=0, device=self.device)
+        parts = (batches.at(i) for i in range(min(PRIOR_SENTENCES, split.rows) // size))
+        return fit_gaussian(torch.cat([self._latent.encode(b.tokens, b.lengths) for b in parts]))
 
-    @torch.inference_mode()
-    def _encode(self, tokens: Tensor, lengths: Tensor, batch_size: int = 1024) -> Tensor:
+    def _how(self, how: dict[str, Any]) -> DecodeConfig:
+        """How to decode: as told, else greedily and no longer than a sentence of the store."""
+        return replace(DecodeConfig(max_words=self.config.max_words), **how)
+
+    def require_codes(self) -> None:
+        """Raise UserError where the system gives sentences no codes."""
         if not hasattr(self.system, "encode"):
             raise UserError(f"{self.folder}: a language model has no codes")
-        latent = cast(LatentSystem, self.system)
-        parts = zip(tokens.split(batch_size), lengths.split(batch_size), strict=True)
-        return torch.cat([latent.encode(t[:, : int(n.max())], n) for t, n in parts])
 
-    def batch(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Sentences as ids [N, T], each ended by EOS and padded, and their lengths [N]."""
-        if not sentences:
-            raise UserError("expected at least one sentence, found none")
-        rows = [[*ids, EOS] for ids in self.tokenizer.encode_batch(list(sentences))]
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.full((len(rows), int(lengths.max())), PAD)
-        for row, ids in zip(tokens, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens.to(self.device), lengths.to(self.device)
+    @property
+    def _latent(self) -> LatentSystem:
+        self.require_codes()
+        return cast(LatentSystem, self.system)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lvtrain.config import OptimizerConfig, TrainConfig
@@ -15,8 +15,16 @@ from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig
 from lvtrain.systems.vae import VAEConfig
 
-Preset = tuple[Any, TrainConfig]
-"""A system's configuration and how long and on what to train it."""
+
+@dataclass(frozen=True)
+class Preset:
+    """A system's configuration and how long and on what to train it."""
+
+    about: str
+    """What it is for, in a line."""
+    model: Any
+    train: TrainConfig
+
 
 _SGD = OptimizerConfig(kind="sgd", lr=1.0, clip=1.0)
 _SLOW_ADAM = OptimizerConfig(lr=1e-4, betas=(0.5, 0.999))
@@ -77,23 +85,30 @@ TINY = ARAEConfig(
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "arae": {
-        "default": (ARAE_SNLI, TrainConfig()),
-        "arae-snli": (ARAE_SNLI, _SNLI),
-        "arae-1b": (ARAE_1B, _1B),
-        "reference": (REFERENCE, _SNLI),
-        "tiny": (TINY, _TINY),
+        "default": Preset("the model of arae-snli for a first look: 10,000 steps",
+                          ARAE_SNLI, TrainConfig()),
+        "arae-snli": Preset("SNLI in Zhao et al. 2018: 300 units, SGD, 15 epochs",
+                            ARAE_SNLI, _SNLI),
+        "arae-1b": Preset("One Billion Words in Zhao et al. 2018: 500 units", ARAE_1B, _1B),
+        "reference": Preset("what the 2018 implementation does on SNLI, defects included",
+                            REFERENCE, _SNLI),
+        "tiny": Preset("the embedded grammar: minutes on two cores", TINY, _TINY),
     },
     "ae": {
-        "default": (AutoencoderConfig(), TrainConfig()),
-        "tiny": (_TINY_AE, _TINY),
+        "default": Preset("300 units, Adam", AutoencoderConfig(), TrainConfig()),
+        "tiny": Preset("the embedded grammar: minutes on two cores", _TINY_AE, _TINY),
     },
     "dae": {
-        "default": (AutoencoderConfig(corruption=_NOISE), TrainConfig()),
-        "tiny": (replace(_TINY_AE, corruption=_NOISE), _TINY),
+        "default": Preset("300 units, Adam; words dropped, blanked and shuffled",
+                          AutoencoderConfig(corruption=_NOISE), TrainConfig()),
+        "tiny": Preset("the embedded grammar: minutes on two cores",
+                       replace(_TINY_AE, corruption=_NOISE), _TINY),
     },
     "vae": {
-        "default": (VAEConfig(), TrainConfig()),
-        "tiny": (
+        "default": Preset("300 units, 32 latent dimensions, linear KL annealing", VAEConfig(),
+                          TrainConfig()),
+        "tiny": Preset(
+            "the embedded grammar: minutes on two cores",
             VAEConfig(
                 embedding=128, hidden=192, latent=32, word_dropout=0.2, init=0.2,
                 kl=KLConfig(anneal_steps=1_000, free_bits=0.1),
@@ -103,8 +118,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "lm": {
-        "default": (LanguageModelConfig(), TrainConfig()),
-        "tiny": (
+        "default": Preset("300 units, Adam", LanguageModelConfig(), TrainConfig()),
+        "tiny": Preset(
+            "the embedded grammar: minutes on two cores",
             LanguageModelConfig(
                 embedding=128, hidden=192, init=0.2, optimizer=_TINY_ADAM
             ),
@@ -114,12 +130,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
 }  # fmt: skip
 
 
-def preset(system: str, name: str) -> Preset:
-    """The configurations of `system` called `name`; raises UserError naming the nearest."""
+def preset(system: str, name: str) -> tuple[Any, TrainConfig]:
+    """The configurations of `system` called `name`: its own, and how long and on what to train.
+
+    Raises UserError naming the nearest where there is none.
+    """
     choices = PRESETS[system]
     if name not in choices:
         raise UserError(
             f"--preset: unknown preset '{name}' for {system}: expected one of "
             f"{', '.join(choices)}{nearest(name, choices)}"
         )
-    return choices[name]
+    return choices[name].model, choices[name].train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class ArithmeticArguments:
     sentences: tyro.conf.Positional[tuple[str, ...]]
     """The sentences to move."""
     plus: tuple[str, ...]
-    """Sentences that have the attribute; one file name after @ reads a sentence a line."""
+    """Sentences that have the attribute; a file name after @ reads a sentence a line."""
     minus: tuple[str, ...]
     """Sentences that lack it, likewise."""
     scale: float = 1.0
@@ -38,30 +39,17 @@ def run(argv: list[str]) -> int:
         "lvtrain arithmetic runs/first 'a man walks .' --plus @walking --minus @sitting",
     )
 
+    from lvtrain.commands.sentences import group, with_words
+    from lvtrain.generation.limits import check_number
     from lvtrain.model import Model
 
-    plus, minus = _group("--plus", arguments.plus), _group("--minus", arguments.minus)
-    model = Model.load(arguments.run)
-    moved = model.arithmetic(arguments.sentences, plus, minus, arguments.scale)
+    check_number("scale", arguments.scale, -math.inf)
+    sentences = with_words("arithmetic", arguments.sentences)
+    plus, minus = group("--plus", arguments.plus), group("--minus", arguments.minus)
+    moved = Model.load(arguments.run).arithmetic(sentences, plus, minus, arguments.scale)
     if arguments.json:
-        pairs = zip(arguments.sentences, moved, strict=True)
+        pairs = zip(sentences, moved, strict=True)
         print(json.dumps([{"source": s, "result": r} for s, r in pairs], indent=2))
     else:
         print("\n".join(moved))
     return 0
-
-
-def _group(flag: str, given: tuple[str, ...]) -> list[str]:
-    """The sentences of one side; `@file` stands for the file's lines."""
-    from lvtrain.data.sources import read
-    from lvtrain.errors import UserError
-
-    sentences: list[str] = []
-    for item in given:
-        if item.startswith("@"):
-            sentences += [sentence.text for sentence in read([item[1:]])]
-        else:
-            sentences.append(item)
-    if not sentences:
-        raise UserError(f"arithmetic: {flag}: expected at least one sentence, found none")
-    return sentences

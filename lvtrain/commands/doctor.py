@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from lvtrain.commands.parse import parse
+from lvtrain.commands.table import show
 
 _PACKAGES = (
     "torch",
@@ -37,14 +38,17 @@ def run(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return 0
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(name)
-            width = max(map(len, value), default=0)
-            for key, item in value.items():
-                print(f"  {key:{width}}  {item}")
-        else:
-            print(f"{name}  {value}")
+    rows = [("lvtrain", figures["lvtrain"]), ("python", figures["python"])]
+    show([*rows, *figures["packages"].items()], title="versions")
+    print()
+    show([(name, str(value)) for name, value in figures["machine"].items()], title="machine")
+    print()
+    operations = figures["operations"]
+    show(
+        [tuple(operation.values()) for operation in operations],
+        header=tuple(operations[0]),
+        title="operations",
+    )
     return 0
 
 

@@ -6,24 +6,33 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from lvtrain.commands.parse import parse
-from lvtrain.evaluation.evaluate import EvaluateConfig
+from lvtrain.commands.table import show
+from lvtrain.evaluation.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from lvtrain.evaluation.evaluate import Evaluation
+    from lvtrain.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Measure a run: reverse and forward perplexity by a language model, reconstruction, diversity,
     the latent space; on the embedded grammar, exact figures. Writes evaluation.json, samples and
-    report.html into the run folder."""
+    report.html into the run folder; of an exported model, only where --out says."""
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or an exported model."""
     step: int | None = None
     """The checkpoint's step; the best validated one unless told."""
+    data: Path | None = None
+    """The store to measure on; the one trained on unless told."""
+    out: Path | None = None
+    """The folder to write into; the run folder unless told."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluateConfig
     )
@@ -36,19 +45,47 @@ def run(argv: list[str]) -> int:
         EvaluateArguments, argv, "evaluate", "lvtrain evaluate runs/first --samples 10000 --json"
     )
 
-    from lvtrain.data.store import Store
+    from lvtrain.config import check
     from lvtrain.evaluation.evaluate import evaluate
     from lvtrain.model import Model
-    from lvtrain.report.html import write_report
 
-    model = Model.load(arguments.run, "best" if arguments.step is None else arguments.step)
-    figures = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr))
-    write_report(arguments.run, store=Store.open(model.config.store).info.figures())
+    check(arguments.config)
+    which = "best" if arguments.step is None else arguments.step
+    model = Model.load(arguments.run, which, arguments.data)
+    out = arguments.out or (arguments.run if model.is_run else None)
+    found = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr))
     if arguments.json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(found.figures, indent=2))
     else:
-        width = max(map(len, figures))
-        for name, value in figures.items():
-            print(f"{name:{width}}  {value:.4g}" if isinstance(value, float)
-                  else f"{name:{width}}  {value}")  # fmt: skip
+        show([(name, _text(value)) for name, value in found.figures.items()])
+    if out:
+        sys.stdout.flush()
+        _write(out, model, found)
     return 0
+
+
+def _write(out: Path, model: Model, found: Evaluation) -> None:
+    """Keep the figures; that they cannot be kept is no reason to lose them."""
+    from lvtrain.errors import UserError
+    from lvtrain.evaluation.files import write_evaluation
+    from lvtrain.report.html import REPORT, write_report
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_evaluation(out, found)
+        write_report(
+            model.folder, store=model.store.info.figures(), out=out / REPORT, evaluated=out
+        )
+    except OSError as error:
+        reason = f"{out}: {error.strerror}"
+    except UserError as error:
+        reason = str(error)
+    else:
+        return
+    print(f"lvtrain: warning: the figures could not be written: {reason}", file=sys.stderr)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,8 @@ class ExportArguments:
     """The run folder."""
     out: Path
     """The folder to write; it must not exist."""
+    data: Path | None = None
+    """The store, which a plain autoencoder's prior is fitted to; the one trained on unless told."""
 
 
 def run(argv: list[str]) -> int:
@@ -30,7 +32,7 @@ def run(argv: list[str]) -> int:
 
     if arguments.out.exists():
         raise UserError(f"export: --out {arguments.out}: exists already")
-    model = Model.load(arguments.run)
+    model = Model.load(arguments.run, data=arguments.data)
     with new_folder(arguments.out, known_by=CONFIG) as folder:
         model.save_pretrained(folder)
     return 0

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from lvtrain.commands.parse import parse
-
-# Sentences of one call: they are all held in memory.
-MOST = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +26,15 @@ class GenerateArguments:
     """0 takes the likeliest word, 1 samples: what a language model does unless told otherwise."""
     top_k: int = 0
     """Sample from the k likeliest words only; 0 samples from all."""
+    code_noise: float = 0.0
+    """Standard deviation of Gaussian noise added to codes before they are decoded; the
+    autoencoder's own `noise` makes the decoder read what it was trained on."""
+    max_words: int | None = None
+    """Words after which a sentence is cut; the longest of the store unless told."""
     step: int | None = None
     """The checkpoint's step; the best validated one unless told."""
+    data: Path | None = None
+    """The store, which a plain autoencoder's prior is fitted to; the one trained on unless told."""
     json: bool = False
     """One JSON array instead of lines."""
 
@@ -37,21 +42,20 @@ class GenerateArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(GenerateArguments, argv, "generate", "lvtrain generate runs/first --num 10")
 
-    from lvtrain.errors import UserError
-    from lvtrain.model import Model
+    from lvtrain.generation.decode import DecodeConfig
+    from lvtrain.generation.limits import check_number
+    from lvtrain.model import MOST_SENTENCES, Model
 
-    if not 1 <= arguments.num <= MOST:
-        raise UserError(f"generate: --num: expected 1 to {MOST:,}, found {arguments.num}")
-    if arguments.top_k < 0:
-        raise UserError(f"generate: --top-k: expected 0 or more, found {arguments.top_k}")
-    if arguments.temperature is not None and not 0 <= arguments.temperature < float("inf"):
-        raise UserError(
-            f"generate: --temperature: expected 0 or more, found {arguments.temperature}"
-        )
+    how: dict[str, Any] = {"top_k": arguments.top_k, "code_noise": arguments.code_noise}
+    how |= {
+        name: value
+        for name in ("temperature", "max_words")
+        if (value := getattr(arguments, name)) is not None
+    }
+    check_number("num", arguments.num, 1, MOST_SENTENCES)
+    DecodeConfig(**how)
     which = "best" if arguments.step is None else arguments.step
-    how = {} if arguments.temperature is None else {"temperature": arguments.temperature}
-    sentences = Model.load(arguments.run, which).generate(
-        arguments.num, arguments.seed, top_k=arguments.top_k, **how
-    )
+    model = Model.load(arguments.run, which, arguments.data)
+    sentences = model.generate(arguments.num, arguments.seed, **how)
     print(json.dumps(sentences) if arguments.json else "\n".join(sentences))
     return 0

@@ -10,15 +10,16 @@ from typing import Any
 import tyro
 
 from lvtrain.commands.parse import parse
+from lvtrain.commands.table import show
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectArguments:
-    """Describe a run (its step, the digest of its parameters, its best validation) or a store (its
-    counts, its vocabulary)."""
+    """Describe a run (its step, the digest of its parameters, its best validation), an exported
+    model or a store (its counts, its vocabulary)."""
 
     path: tyro.conf.Positional[Path]
-    """A run folder or a store."""
+    """A run folder, an exported model or a store."""
     verify: bool = False
     """Compare every shard of a store with its checksum. A run's checkpoint is always compared."""
     json: bool = False
@@ -28,17 +29,28 @@ class InspectArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(InspectArguments, argv, "inspect", "lvtrain inspect runs/first --json")
 
+    from lvtrain.model import WEIGHTS
+
     if (arguments.path / "store.json").is_file():
-        figures = _store(arguments.path, arguments.verify)
-    else:
-        figures = _run(arguments.path)
+        return _store(arguments.path, arguments.verify, arguments.json)
+    exported = (arguments.path / WEIGHTS).is_file()
+    figures = _model(arguments.path) if exported else _run(arguments.path)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
-        width = max(map(len, figures))
-        for name, value in figures.items():
-            print(f"{name:{width}}  {value}")
+        show([(name, _text(value)) for name, value in figures.items()])
     return 0
+
+
+def _text(value: Any) -> str:
+    """A figure as people read it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value or "none")
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -73,8 +85,32 @@ def _run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _store(folder: Path, verify: bool) -> dict[str, Any]:
+def _model(folder: Path) -> dict[str, Any]:
+    from lvtrain.model import Model
+
+    model = Model.from_pretrained(folder)
+    parameters = sum(
+        tensor.numel() for part in model.system.parts.values() for tensor in part.parameters()
+    )
+    return {
+        "kind": "model",
+        "system": model.config.system,
+        "preset": model.config.preset,
+        "step": model.step,
+        "parameters": parameters,
+        "store": str(model.config.store),
+    }
+
+
+def _store(folder: Path, verify: bool, as_json: bool) -> int:
     from lvtrain.data.store import Store
 
     store = Store.open(folder, verify="full" if verify else "size")
-    return {"kind": "store", "digest": store.digest, **store.info.figures()}
+    if as_json:
+        print(
+            json.dumps({"kind": "store", "digest": store.digest, **store.info.figures()}, indent=2)
+        )
+    else:
+        show([("kind", "store"), ("digest", store.digest)])
+        print(f"\n{store.info.summary()}")
+    return 0

@@ -10,8 +10,6 @@ import tyro
 
 from lvtrain.commands.parse import parse
 
-MOST = 100_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateArguments:
@@ -28,6 +26,8 @@ class InterpolateArguments:
     """Interpolations to write where no sentences are given."""
     seed: int = 0
     """Seed of the random codes."""
+    data: Path | None = None
+    """The store, which a plain autoencoder's prior is fitted to; the one trained on unless told."""
     json: bool = False
     """A JSON array of arrays."""
 
@@ -40,18 +40,20 @@ def run(argv: list[str]) -> int:
         "lvtrain interpolate runs/first 'a dog runs .' 'two women sing .'",
     )
 
+    from lvtrain.commands.sentences import with_words
     from lvtrain.errors import UserError
-    from lvtrain.model import Model
+    from lvtrain.generation.limits import check_number
+    from lvtrain.model import MOST_SENTENCES, MOST_STEPS, Model
 
     if len(arguments.sentences) not in (0, 2):
         raise UserError(f"interpolate: expected 2 sentences or none, found "
                         f"{len(arguments.sentences)}")  # fmt: skip
-    for flag, value, least in (("steps", arguments.steps, 2), ("num", arguments.num, 1)):
-        if not least <= value <= MOST:
-            raise UserError(f"interpolate: --{flag}: expected {least} to {MOST:,}, found {value}")
-    model = Model.load(arguments.run)
-    if arguments.sentences:
-        start, end = arguments.sentences
+    check_number("steps", arguments.steps, 2, MOST_STEPS)
+    check_number("num", arguments.num, 1, MOST_SENTENCES // arguments.steps)
+    sentences = with_words("interpolate", arguments.sentences)
+    model = Model.load(arguments.run, data=arguments.data)
+    if sentences:
+        start, end = sentences
         ways = [model.interpolate(start, end, arguments.steps)]
     else:
         ways = model.interpolations(arguments.num, arguments.steps, arguments.seed)

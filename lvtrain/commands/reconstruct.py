@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import tyro
 
@@ -15,7 +13,8 @@ from lvtrain.commands.parse import parse
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructArguments:
-    """Encode sentences and decode their codes; one line out for each line in, in order."""
+    """Encode sentences and decode their codes; one line out for each line in, in order.
+    An empty line stays empty."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
@@ -25,29 +24,21 @@ class ReconstructArguments:
     """A JSON array of {source, reconstruction}."""
 
 
-def _lines(stream: BinaryIO) -> list[str]:
-    """The lines of standard input."""
-    from lvtrain.errors import UserError
-
-    lines = []
-    for number, line in enumerate(stream, start=1):
-        try:
-            lines.append(line.decode().rstrip("\r\n"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: line {number}: not UTF-8: {error.reason}") from None
-    return lines
-
-
 def run(argv: list[str]) -> int:
     arguments = parse(
         ReconstructArguments, argv, "reconstruct", "lvtrain reconstruct runs/first 'a dog runs .'"
     )
 
+    from lvtrain.commands.sentences import from_stdin
     from lvtrain.model import Model
 
     model = Model.load(arguments.run)
-    sources = list(arguments.sentences) or _lines(sys.stdin.buffer)
-    written = model.reconstruct(sources) if sources else []
+    # Told before standard input is waited for.
+    model.require_codes()
+    sources = list(arguments.sentences) or from_stdin()
+    worded = [source for source in sources if source.split()]
+    back = iter(model.reconstruct(worded) if worded else [])
+    written = [next(back) if source.split() else "" for source in sources]
     if arguments.json:
         pairs = zip(sources, written, strict=True)
         print(json.dumps([{"source": s, "reconstruction": r} for s, r in pairs], indent=2))

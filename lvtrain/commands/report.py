@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +13,37 @@ from lvtrain.commands.parse import parse
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments:
-    """Write report.html into a run folder: one self-contained file with curves, samples and
-    figures."""
+    """Write the report of a run: one self-contained HTML file with curves, samples and figures."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
+    data: Path | None = None
+    """The store to describe; the one trained on unless told."""
+    out: Path | None = None
+    """The file to write; report.html in the run folder unless told."""
 
 
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
-    from lvtrain.data.store import Store
-    from lvtrain.model import read_config
+    from lvtrain.errors import UserError
+    from lvtrain.model import WEIGHTS, open_store, read_config
     from lvtrain.report.html import write_report
 
-    store = read_config(arguments.run).store
-    figures = Store.open(store).info.figures() if store.is_dir() else None
-    print(write_report(arguments.run, store=figures))
+    config = read_config(arguments.run)
+    if arguments.out is None and (arguments.run / WEIGHTS).is_file():
+        raise UserError(
+            f"report: {arguments.run}: an exported model, which is left as it is: --out FILE says "
+            "where to write"
+        )
+    figures = None
+    if arguments.data or config.store.is_dir():
+        figures = open_store(config, arguments.data).info.figures()
+    else:
+        print(
+            f"lvtrain: warning: {config.store}: the store is not there, the report leaves it out; "
+            "--data STORE says where one is",
+            file=sys.stderr,
+        )
+    print(write_report(arguments.run, store=figures, out=arguments.out))
     return 0

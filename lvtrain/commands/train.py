@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from lvtrain.commands.parse import parse
 from lvtrain.config import TrainConfig
+from lvtrain.errors import UserError
 from lvtrain.systems import SYSTEMS, entry
+
+if TYPE_CHECKING:
+    from lvtrain.presets import Preset
 
 ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(Generic[ConfigT]):
-    """Train a system on a store; Ctrl-C and SIGTERM commit a checkpoint and end the run cleanly."""
+    """Train a system on a store.
+
+    Ctrl-C and SIGTERM commit a checkpoint and end the run with status 0; before the first step they
+    leave nothing behind, and the status is 130 or 143.
+    """
 
     data: Path
     """The store, made by `lvtrain prepare`."""
     out: Path
     """The run folder."""
     preset: str = "default"
-    """A named configuration to start from; flags override it."""
+    """The named configuration to start from: the defaults below are its values."""
     resume: Literal["auto", "never"] = "never"
-    """"auto" goes on with the run in the folder, if there is one."""
+    """auto goes on with the run in the folder, if there is one; never wants a new folder."""
     model: Annotated[ConfigT, tyro.conf.arg(name="")]
     train: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
@@ -43,11 +52,15 @@ def run(argv: list[str]) -> int:
         )
         return 0
     system, rest = argv[0], argv[1:]
+    if system.startswith("-"):
+        raise UserError(
+            f"train: expected a system before the flags, one of {', '.join(SYSTEMS)}, found "
+            f"'{system}' (see lvtrain train --help)"
+        )
     kind, _ = entry(system).load()
     name = _preset_name(rest)
 
-    from lvtrain.experiment import carry_out, configure
-    from lvtrain.presets import preset
+    from lvtrain.presets import PRESETS, preset
 
     model, train = preset(system, name)
     # MISSING keeps --data and --out required although the rest has defaults.
@@ -59,10 +72,19 @@ def run(argv: list[str]) -> int:
         f"train {system}",
         f"lvtrain train {system} --data store --out runs/first --preset {name} --steps 1000",
         default,
+        f"{system}: {SYSTEMS[system].summary}\n\npresets:\n{_table(PRESETS[system])}",
     )
+
+    from lvtrain.experiment import carry_out, configure
+
     config = configure(system, arguments.model, arguments.train, arguments.data, name)
     carry_out(config, arguments.out, arguments.resume)
     return 0
+
+
+def _table(presets: Mapping[str, Preset]) -> str:
+    width = max(map(len, presets))
+    return "\n".join(f"  {name:{width}}  {preset.about}" for name, preset in presets.items())
 
 
 def _preset_name(argv: list[str]) -> str:

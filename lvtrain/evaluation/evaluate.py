@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvtrain.config import RunConfig
+from lvtrain.config import RunConfig, check
 from lvtrain.data.batches import Batch, Rows, sequential
 from lvtrain.data.grammar import Grammar
-from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.evaluation import latent, overlap, reconstruction
+from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.grammar import grammar_scores
 from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import (
     Judge,
-    JudgeConfig,
     Progress,
     negative_log_likelihood,
+    perplexity,
 )
 from lvtrain.evaluation.sentences import ids, read, shuffled
 from lvtrain.generation.decode import DecodeConfig, decode
@@ -46,39 +43,12 @@ _ONCE = -1
 _BATCH = 256
 # Sentences that an n-gram model is trained on during training.
 _VALIDATION_SAMPLES = 2_000
-_SHOWN_SAMPLES, _SHOWN_RECONSTRUCTIONS, _SHOWN_WALKS, _WALK_STEPS = 100, 50, 5, 7
+_SHOWN_WALKS, _WALK_STEPS = 5, 7
 _GRAMMAR_PROBE = 100
 # Every distance is between as many codes: it depends on their number.
 _FRECHET_SENTENCES = 5_000
 # Distinct n-grams fall with the size of the text, so they are counted on a fixed one.
 _DISTINCT_SAMPLES = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is measured, and on how much."""
-
-    samples: int = 100_000
-    """Sentences to generate; at most those of the training split, so that as many real ones can be
-    compared."""
-    temperature: float | None = None
-    """Of the decoding: 0 takes the likeliest word, 1 samples; a language model samples unasked."""
-    reverse: bool = True
-    """Train judges on generated and on real text, and read real text: the costliest part."""
-    forward: bool = True
-    """Train a judge on real text and read generated text."""
-    reconstructions: int = 5_000
-    """Sentences to reconstruct; 0 for none."""
-    latent_sentences: int = 1_000
-    """Sentences for the figures of a VAE's latent space."""
-    importance_samples: int = 100
-    """Draws of z a sentence for a VAE's likelihood."""
-    split: str = ""
-    """Split to measure on; by default test, or valid if there is no test."""
-    seed: int = 0
-    """Of samples and choices of sentences."""
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    """The language model that judges."""
 
 
 @contextmanager
@@ -122,7 +92,7 @@ def validation(
         with evaluating(system), torch.inference_mode():
             if isinstance(system, LanguageModel):
                 nll = negative_log_likelihood(system, batches)
-                return {"perplexity": math.exp(nll / words)}
+                return {"perplexity": perplexity(nll / words)}
             if isinstance(system, VAE):
                 return _validate_vae(system, batches, key)
             coded = cast(LatentSystem, system)
@@ -146,17 +116,29 @@ def validation(
     return figures
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found: figures by name, and sentences to look at."""
+
+    figures: Figures
+    samples: list[str]
+    reconstructions: list[tuple[str, str]]
+    """Sentences and what came back from their codes."""
+    interpolations: list[list[str]]
+    """Sentences on the way from one to another."""
+
+
 def evaluate(
     model: Model, config: EvaluateConfig | None = None, progress: Progress | None = None
-) -> Figures:
-    """Measure a trained system, and write evaluation.json, samples.txt, reconstructions.json and
-    interpolations.json into its folder.
+) -> Evaluation:
+    """Measure a trained system on its store.
 
-    A figure that a system cannot have is left out: a language model reconstructs nothing.
+    A figure that a system cannot have is left out: a language model reconstructs nothing. Raises
+    UserError, before any work, for a setting that cannot be.
     """
     config = config or EvaluateConfig()
+    check(config)
     tell = progress or (lambda text: None)
-    store = Store.open(model.config.store)
+    store = model.store
     name = config.split or ("test" if "test" in store.splits else "valid")
     train, test = store.split("train"), store.split(name)
     if not test.rows:
@@ -191,8 +173,7 @@ def evaluate(
     # JSON has no infinity: what is not finite is null.
     figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v
                for k, v in figures.items()}  # fmt: skip
-    _write(model.folder, figures, samples, pairs, walks)
-    return figures
+    return Evaluation(figures, samples, pairs, walks)
 
 
 def embedded_grammar(texts: Sequence[str]) -> Grammar | None:
@@ -310,24 +291,3 @@ def _batches(split: Rows, limit: int, seed: int, device: torch.device) -> list[B
     """At most `limit` sentences of a split, drawn by the seed."""
     rows = None if limit >= split.rows else limit
     return [b.to(device) for b in sequential(split, _BATCH, limit_rows=rows, seed=seed)]
-
-
-def _write(
-    folder: Path,
-    figures: Figures,
-    samples: Sequence[str],
-    pairs: Sequence[tuple[str, str]],
-    walks: Sequence[Sequence[str]],
-) -> None:
-    files = {
-        "evaluation.json": _json(figures),
-        "samples.txt": "".join(f"{sentence}\n" for sentence in samples[:_SHOWN_SAMPLES]),
-        "reconstructions.json": _json(pairs[:_SHOWN_RECONSTRUCTIONS]),
-        "interpolations.json": _json(walks),
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

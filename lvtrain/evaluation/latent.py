@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lvtrain.data.batches import Batch
+from lvtrain.evaluation.perplexity import perplexity
 from lvtrain.modules.latent import gaussian_log_density
 from lvtrain.objectives.divergence import mixture_kl
 from lvtrain.randomness import Key
@@ -105,7 +106,7 @@ def importance_weighted(vae: VAE, batches: Iterable[Batch], draws: int, key: Key
         total -= (weights.logsumexp(0) - math.log(draws)).sum().item()
         rows += weights.shape[1]
         words += batch.words
-    return Likelihood(total / rows, math.exp(total / words))
+    return Likelihood(total / rows, perplexity(total / words))
 
 
 @torch.inference_mode()
@@ -138,8 +139,10 @@ def active_units(mu: Float[Tensor, "N Z"], threshold: float = ACTIVE_VARIANCE) -
 def frechet_distance(a: Float[Tensor, "N C"], b: Float[Tensor, "M C"]) -> float:
     """‖m_a − m_b‖² + tr(S_a + S_b − 2 (S_a^½ S_b S_a^½)^½) of the Gaussians with the moments of two
     sets of codes (Dowson and Landau 1982), in float64. Falls with the sizes of the sets: compare
-    sets of one size."""
+    sets of one size. NaN where a code is not finite."""
     a, b = a.double(), b.double()
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return math.nan
     cov_a, cov_b = (torch.cov(x.t()).reshape(x.shape[1], x.shape[1]) for x in (a, b))
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.t()

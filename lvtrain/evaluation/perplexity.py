@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import Count, Natural, OptimizerConfig, Probability
 from lvtrain.data.batches import Batch, Batches, sequential
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
@@ -40,30 +40,38 @@ _PATIENCE = 2
 class JudgeConfig:
     """The language model that judges, and its training: equal for all texts compared."""
 
-    embedding: int = 200
+    embedding: Count = 200
     """Size of the word embeddings; equal to `hidden`, they are shared with the output layer."""
-    hidden: int = 200
+    hidden: Count = 200
     """Size of the LSTM."""
-    layers: int = 1
+    layers: Count = 1
     """LSTM layers."""
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """Dropout before each layer and before the output."""
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over the training text; fewer where its held-out part gets no better."""
-    min_steps: int = 1_000
+    min_steps: Natural = 1_000
     """More passes over a small text, up to so many updates."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Sentences a batch."""
-    held_out: float = 0.05
+    held_out: Probability = 0.05
     """Share of the training text kept apart to choose the epoch."""
-    max_held_out: int = 2_000
+    max_held_out: Natural = 2_000
     """Most sentences kept apart."""
-    seed: int = 0
+    seed: Natural = 0
     """Of its start, its batches and its dropout."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=0.015, clip=1.0, warmup=50, decay=1.0)
     )
     """Its optimiser; by default the rate falls linearly to 0."""
+
+
+def perplexity(nats: float) -> float:
+    """exp of nats a word: infinite where weights have diverged so far that it cannot be said."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
 
 
 class Judge:
@@ -94,7 +102,7 @@ class Judge:
         ids = self.tokenizer.encode_batch(list(sentences))
         words = sum(len(sentence.split()) + 1 for sentence in sentences)
         batches = sequential(MemorySplit(ids), _READ_BATCH)
-        return math.exp(negative_log_likelihood(self.model, batches) / words)
+        return perplexity(negative_log_likelihood(self.model, batches) / words)
 
 
 def train_judge(
@@ -135,7 +143,7 @@ def train_judge(
         else:
             loss = -epoch
         if progress:
-            said = f", held-out perplexity {math.exp(loss):.1f}" if apart else ""
+            said = f", held-out perplexity {perplexity(loss):.1f}" if apart else ""
             progress(f"epoch {epoch + 1} of {passes}{said}")
         if loss < best:
             best, epochs = loss, epoch + 1

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvtrain.config import Count, Natural, NotNegative, check
 from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.modules.decoder import Decoder
 from lvtrain.randomness import Key
@@ -15,26 +16,37 @@ from lvtrain.randomness import Key
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """How words are chosen."""
+    """How codes become words. Raises UserError, naming the flag, for a value that cannot be."""
 
-    max_words: int = 50
+    max_words: Count = 50
     """Words after which a sentence is cut."""
-    temperature: float = 0.0
+    temperature: NotNegative = 0.0
     """0 takes the likeliest word; otherwise words are drawn from softmax(logits / temperature)."""
-    top_k: int = 0
+    top_k: Natural = 0
     """Draw from the k likeliest words only; 0 draws from all."""
-    batch_size: int = 1024
+    code_noise: NotNegative = 0.0
+    """Standard deviation of Gaussian noise added to codes before they are decoded; the
+    autoencoder's own `noise` makes the decoder read what it was trained on."""
+    batch_size: Count = 1024
     """Sentences decoded at a time."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @torch.inference_mode()
 def decode(
     decoder: Decoder, codes: Float[Tensor, "N C"], config: DecodeConfig, key: Key
 ) -> list[list[int]]:
-    """The words of each code's sentence, as ids without the sentence end.
+    """The words of each code's sentence, as ids without the sentence end: x ~ p(x | c + σ ε) with
+    ε ~ N(0, I) and σ the code noise.
 
-    A pure function of its arguments; which batch a code falls into decides its draws.
+    A pure function of its arguments. The noise on a code follows from its row among all codes; the
+    draws of its words follow from the batch that it falls into.
     """
+    if config.code_noise and codes.shape[1]:
+        noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
+        codes = codes + (config.code_noise * noise).to(codes.dtype)
     sentences: list[list[int]] = []
     for start in range(0, len(codes), config.batch_size):
         part = codes[start : start + config.batch_size]
@@ -48,10 +60,10 @@ def _decode_batch(
     rows, device = len(codes), codes.device
     memory = decoder.start(codes if codes.shape[1] else None, rows)
     words = torch.full((rows,), BOS, device=device)
-    written = torch.full((rows, config.max_words), PAD, device=device)
+    columns: list[Tensor] = []
     alive = torch.arange(rows, device=device)
     generator = key.generator(device) if config.temperature else None
-    for t in range(config.max_words):
+    for _ in range(config.max_words):
         logits, memory = decoder.step(words, memory)
         logits[:, (PAD, BOS)] = float("-inf")
         words = _choose(logits, config, generator)
@@ -59,9 +71,10 @@ def _decode_batch(
         if not running.all():
             rest = running.nonzero().squeeze(1)
             alive, words, memory = alive[rest], words[rest], memory.keep(rest)
-        written[alive, t] = words
         if not len(alive):
             break
+        columns.append(torch.full((rows,), PAD, device=device).index_copy_(0, alive, words))
+    written = torch.stack(columns, 1) if columns else torch.full((rows, 0), PAD)
     lengths = (written != PAD).sum(1).tolist()
     return [row[:n] for row, n in zip(written.tolist(), lengths, strict=True)]
 
@@ -74,8 +87,11 @@ def _choose(
     if config.top_k:
         least = logits.topk(min(config.top_k, logits.shape[1]), dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
+    # The largest becomes 0, which stays 0 however low the temperature is.
+    logits = logits - logits.amax(1, keepdim=True)
+    temperature = max(config.temperature, torch.finfo(logits.dtype).tiny)
     # Inverting the cumulated distribution takes one random number a row instead of one a word.
-    total = (logits / config.temperature).softmax(1).cumsum(1)
+    total = (logits / temperature).softmax(1).cumsum(1)
     uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
     chosen = torch.searchsorted(total, uniform * total[:, -1:], right=True).squeeze(1)
     return chosen.clamp_max(logits.shape[1] - 1)

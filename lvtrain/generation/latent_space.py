@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lvtrain.errors import UserError
+from lvtrain.generation.weights import read_tensors, write_tensors
 from lvtrain.modules.latent import SMALLEST_NORM
 
 
@@ -55,3 +58,20 @@ def fit_gaussian(codes: Float[Tensor, "N C"]) -> CodeGaussian:
     values, vectors = torch.linalg.eigh(covariance)
     factor = vectors * values.clamp_min(0).sqrt()
     return CodeGaussian(mean.to(codes.dtype), factor.to(codes.dtype).contiguous())
+
+
+def write_gaussian(path: Path, gaussian: CodeGaussian, step: int) -> None:
+    """Keep the Gaussian that was fitted to the codes of a step."""
+    write_tensors(path, {**gaussian._asdict(), "step": torch.tensor(step)})
+
+
+def read_gaussian(path: Path, step: int, width: int) -> CodeGaussian | None:
+    """The Gaussian that was kept for codes of a width at a step, or None where none can be read."""
+    try:
+        kept = read_tensors(path)
+        shapes = [kept[name].shape for name in ("mean", "factor", "step")]
+    except (UserError, KeyError):
+        return None
+    if shapes != [(width,), (width, width), ()] or int(kept["step"]) != step:
+        return None
+    return CodeGaussian(kept["mean"], kept["factor"])

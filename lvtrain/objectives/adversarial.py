@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lvtrain.config import NotNegative, Positive
 from lvtrain.kernels.gradient_penalty import gradient_penalty
 
 
@@ -22,9 +23,9 @@ class LipschitzConfig:
 
     kind: Literal["penalty", "clip"] = "penalty"
     """Gradient penalty, or weight clipping."""
-    weight: float = 10.0
+    weight: NotNegative = 10.0
     """λ of the gradient penalty."""
-    clip: float = 0.01
+    clip: Positive = 0.01
     """Bound on each weight under clipping."""
     per_sample: bool = True
     """Penalise each row's slope; False penalises the slope of the batch mean, a defect of the 2018

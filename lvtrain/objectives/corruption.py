@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from lvtrain.config import NotNegative, Probability
 from lvtrain.data.tokenizer import EOS, PAD, UNK
 from lvtrain.randomness import Key
 
@@ -16,13 +17,13 @@ from lvtrain.randomness import Key
 class CorruptionConfig:
     """Noise on the encoder's input (Hill et al. 2016; Artetxe et al. 2018; Lample et al. 2018)."""
 
-    drop: float = 0.0
+    drop: Probability = 0.0
     """Probability that a word is left out."""
-    blank: float = 0.0
+    blank: Probability = 0.0
     """Probability that a word becomes <unk>."""
-    swap: float = 0.0
+    swap: Probability = 0.0
     """Probability that a pair of neighbours changes places."""
-    shuffle: float = 0.0
+    shuffle: NotNegative = 0.0
     """Words move less than this many places (local shuffle)."""
 
     @property

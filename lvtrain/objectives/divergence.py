@@ -9,6 +9,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from lvtrain.config import Natural, NotNegative
 from lvtrain.modules.latent import MixturePrior, gaussian_log_density
 
 
@@ -16,13 +17,13 @@ from lvtrain.modules.latent import MixturePrior, gaussian_log_density
 class KLConfig:
     """How much the KL term weighs, and when."""
 
-    beta: float = 1.0
+    beta: NotNegative = 1.0
     """Final weight of the KL term."""
     anneal: Literal["none", "linear", "sigmoid"] = "linear"
     """How the weight rises from 0 (Bowman et al. 2016)."""
-    anneal_steps: int = 2_000
+    anneal_steps: Natural = 2_000
     """Steps until the weight is reached (linear) or half reached (sigmoid)."""
-    free_bits: float = 0.0
+    free_bits: NotNegative = 0.0
     """Nats of KL that cost nothing (Kingma et al. 2016)."""
     free_bits_per: Literal["dimension", "total"] = "dimension"
     """Whether the free nats are for each latent dimension or for all together."""

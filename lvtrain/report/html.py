@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lvtrain.errors import UserError
+from lvtrain.generation.weights import replacing
 from lvtrain.report import figures
 from lvtrain.report.sections import (
     best_validation,
@@ -35,11 +36,16 @@ REPORT = "report.html"
 
 
 def write_report(
-    run: Path, *, store: Mapping[str, Any] | None = None, out: Path | None = None
+    run: Path,
+    *,
+    store: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    evaluated: Path | None = None,
 ) -> Path:
     """Write the report of the run folder `run` to `out` (its `report.html`) and give its path.
 
-    `store` is `StoreInfo.figures()` of the data. `interpolations.json` is a list of lists of
+    `store` is `StoreInfo.figures()` of the data; `evaluated` the folder of the evaluation's files,
+    where that is not the run's. `interpolations.json` is a list of lists of
     sentences; `reconstructions.json` a list of pairs, or of objects with "source" and
     "reconstruction"; `evaluation.json` numbers by name, nested or not.
     Raises UserError for a folder that is no run, or for a file in it that cannot be read.
@@ -51,13 +57,14 @@ def write_report(
     train = [line for line in lines if line.get("kind") != "validation"]
     held = [line for line in lines if line.get("kind") == "validation"]
     best = best_validation(held)
-    evaluated = dict(flat(load(run / "evaluation.json") or {}))
+    found = evaluated or run
+    evaluation_figures = dict(flat(load(found / "evaluation.json") or {}))
     sections = {
-        "Evaluation": evaluation(evaluated),
+        "Evaluation": evaluation(evaluation_figures),
         "Curves": curves(train, held, best),
-        "Samples": samples(run / "samples.txt"),
-        "Interpolations": interpolations(run / "interpolations.json"),
-        "Reconstructions": reconstructions(run / "reconstructions.json"),
+        "Samples": samples(found / "samples.txt"),
+        "Interpolations": interpolations(found / "interpolations.json"),
+        "Reconstructions": reconstructions(found / "reconstructions.json"),
         "Data": data(store or {}),
         "Configuration": settings(config),
     }
@@ -65,16 +72,14 @@ def write_report(
     page = _page(
         name,
         _facts(config, train),
-        _headline(evaluated, train, best),
+        _headline(evaluation_figures, train, best),
         {title: body for title, body in sections.items() if body},
     )
     path = out or run / REPORT
-    temporary = path.with_name(f".{path.name}")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(page, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{(error.strerror or str(error)).lower()} while writing {path}") from error
     return path
 

@@ -19,7 +19,7 @@ import tyro
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import Count, Natural, NotNegative, OptimizerConfig
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.latent import on_sphere
 from lvtrain.modules.mlp import Activation, Norm, mlp, normal_init
@@ -38,9 +38,9 @@ def _adam() -> OptimizerConfig:
 class GeneratorConfig:
     """The generator g: noise to codes."""
 
-    noise: int = 100
+    noise: Count = 100
     """Dimension of the noise s."""
-    layers: tuple[int, ...] = (300, 300)
+    layers: tuple[Count, ...] = (300, 300)
     """Sizes of the hidden layers."""
     activation: Activation = "relu"
     """Activation of the hidden layers."""
@@ -48,7 +48,7 @@ class GeneratorConfig:
     """Normalisation of the hidden layers."""
     normalize: bool = True
     """Put generated codes on the sphere that real ones lie on."""
-    init: float = 0.02
+    init: NotNegative = 0.02
     """Weights start from N(0, init²); 0 takes torch's start."""
     init_norm_gain: bool = False
     """Draw the normalisation's gains from N(0, init²) too: a defect of the 2018 reference."""
@@ -60,19 +60,19 @@ class GeneratorConfig:
 class CriticConfig:
     """The critic D: codes to scores."""
 
-    layers: tuple[int, ...] = (300, 300)
+    layers: tuple[Count, ...] = (300, 300)
     """Sizes of the hidden layers."""
     activation: Activation = "leaky_relu"
     """Activation of the hidden layers."""
     norm: Norm = "none"
     """Normalisation of the hidden layers. Batch normalisation couples the rows, which the gradient
     penalty assumes independent."""
-    init: float = 0.02
+    init: NotNegative = 0.02
     """Weights start from N(0, init²); 0 takes torch's start."""
     init_norm_gain: bool = False
     """Draw the normalisation's gains from N(0, init²) too: a defect of the 2018 reference."""
-    rounds: int = 5
-    """Updates an iteration."""
+    rounds: Count = 5
+    """Updates of the critic an iteration."""
     lipschitz: LipschitzConfig = field(default_factory=LipschitzConfig)
     """What keeps it 1-Lipschitz."""
     optimizer: OptimizerConfig = field(default_factory=_adam)
@@ -91,12 +91,17 @@ class ARAEConfig:
     """Noise to codes."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Codes to scores."""
-    answer_scale: float = 1.0
+    answer_scale: NotNegative = 1.0
     """Factor on the critic's gradient for the encoder."""
     schedule: Schedule = "overlapped"
     """Both losses of the encoder in one update, or the reference's order."""
-    fresh: int = 1
+    fresh: Natural = 1
     """Batches an overlapped iteration encodes for the critic besides the one it learns from."""
+
+    @property
+    def smallest_batch(self) -> int:
+        """Batch normalisation has nothing to normalise a single row by."""
+        return 2 if "batch" in (self.generator.norm, self.critic.norm) else 1
 
 
 class ARAE(nn.Module):

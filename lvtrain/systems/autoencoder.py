@@ -7,6 +7,7 @@ the loss is −log p(x | c + ε), a mean over words, with Gaussian noise ε on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import (
+    Count,
+    Natural,
+    NotNegative,
+    OptimizerConfig,
+    Positive,
+    Probability,
+    Share,
+)
 from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import PAD
+from lvtrain.errors import NonFiniteLoss
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import Encoder, uniform_init
 from lvtrain.modules.latent import on_sphere
@@ -31,28 +41,28 @@ from lvtrain.training.game import Game, Metrics, Tensors
 class AutoencoderConfig:
     """Shapes, noise and optimiser of an autoencoder."""
 
-    embedding: int = 300
+    embedding: Count = 300
     """Size of the word embeddings."""
-    hidden: int = 300
+    hidden: Count = 300
     """Size of the LSTMs."""
-    code: int = 0
+    code: Natural = 0
     """Size of the code; 0 takes the hidden state itself as the code."""
-    layers: int = 1
+    layers: Count = 1
     """LSTM layers of encoder and decoder."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Dropout between layers."""
-    noise: float = 0.1
+    noise: NotNegative = 0.1
     """Standard deviation of the Gaussian noise on the code, in training only."""
-    noise_decay: float = 0.9995
+    noise_decay: Share = 0.9995
     """Factor on the noise every 100 steps."""
     normalize: bool = True
     """Put codes on a sphere."""
-    radius: float = 1.0
+    radius: Positive = 1.0
     """Of the sphere: 1 in the paper. With √C the components of a code have the size of any other
     input, which is what adaptive optimisers and the critic want."""
-    init: float = 0.1
+    init: Positive = 0.1
     """Parameters start from U(−init, init)."""
-    forget_bias: float = 1.0
+    forget_bias: NotNegative = 1.0
     """Added to the forget gates' biases at the start."""
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     """Noise on the encoder's words."""
@@ -168,6 +178,10 @@ class AutoencoderPlayer:
         if answer is not None:
             terms.append((self._codes * answer["codes"]).sum())
             metrics["answer_norm"] = answer["codes"].norm().item()
+        # Told apart here: of their sum nobody could say which of the players went astray.
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteLoss("model", name, value)
         self.engine.backward(torch.stack(terms).sum())
         norm = self.engine.step(self._key.step)
         if self._loss is not None:

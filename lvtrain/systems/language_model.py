@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import Count, NotNegative, OptimizerConfig, Positive, Probability
 from lvtrain.data.batches import Batch
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import uniform_init
@@ -24,22 +24,31 @@ from lvtrain.training.game import Game, Metrics, SoloPlayer
 class LanguageModelConfig:
     """Shapes and optimiser of a language model."""
 
-    embedding: int = 300
+    embedding: Count = 300
     """Size of the word embeddings."""
-    hidden: int = 300
+    hidden: Count = 300
     """Size of the LSTM."""
-    layers: int = 1
+    layers: Count = 1
     """LSTM layers."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Dropout before each layer and before the output."""
     tied: bool = False
     """Share the embeddings with the output layer (embedding = hidden)."""
-    init: float = 0.1
+    init: Positive = 0.1
     """Parameters start from U(−init, init)."""
-    forget_bias: float = 1.0
+    forget_bias: NotNegative = 1.0
     """Added to the forget gates' biases at the start."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=1.0))
-    """Optimiser."""
+    """Optimiser of the model."""
+
+    def conflict(self) -> str:
+        """What is wrong with the fields together, or nothing."""
+        if self.tied and self.embedding != self.hidden:
+            return (
+                f"--tied: expected --embedding equal to --hidden, found {self.embedding} and "
+                f"{self.hidden}"
+            )
+        return ""
 
 
 class LanguageModel(nn.Module):

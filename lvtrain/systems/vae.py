@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import Count, NotNegative, OptimizerConfig, Positive, Probability
 from lvtrain.data.batches import Batch
 from lvtrain.kernels.reparameterize import reparameterize
 from lvtrain.modules.decoder import Decoder, shifted
@@ -32,28 +32,28 @@ from lvtrain.training.game import Game, Metrics, SoloPlayer
 class VAEConfig:
     """Shapes, divergence and optimiser of a sentence VAE."""
 
-    embedding: int = 300
+    embedding: Count = 300
     """Size of the word embeddings."""
-    hidden: int = 300
+    hidden: Count = 300
     """Size of the LSTMs."""
-    latent: int = 32
+    latent: Count = 32
     """Dimensions of z."""
-    layers: int = 1
+    layers: Count = 1
     """LSTM layers of encoder and decoder."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Dropout between layers."""
-    word_dropout: float = 0.0
+    word_dropout: Probability = 0.0
     """Share of the decoder's input words replaced by <unk>."""
-    components: int = 1
+    components: Count = 1
     """Gaussians in the prior; 1 is N(0, I)."""
-    init: float = 0.1
+    init: Positive = 0.1
     """Parameters start from U(−init, init)."""
-    forget_bias: float = 1.0
+    forget_bias: NotNegative = 1.0
     """Added to the forget gates' biases at the start."""
     kl: KLConfig = field(default_factory=KLConfig)
     """Weight of the KL term."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(clip=5.0))
-    """Optimiser."""
+    """Optimiser of the model."""
 
 
 class VAE(nn.Module):

@@ -122,7 +122,7 @@ def commit(
         writing.mkdir()
         _write(writing, step, tensors, meta)
         _put(writing, path)
-        _write_latest(folder, path.name)
+        replace_file(folder / LATEST, f"{path.name}\n".encode())
     except OSError as error:
         raise UserError(_refusal(error, folder, path)) from error
     finally:
@@ -177,6 +177,18 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}\0{_DTYPES[tensor.dtype]}\0{tuple(tensor.shape)}\0".encode())
         total.update(_raw(tensor))
     return total.hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file anew, whole or not at all: beside it, forced to storage, then renamed."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            _write_all(file, [data])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 def _name(step: int) -> str:
@@ -299,17 +311,6 @@ def _put(written: Path, path: Path) -> None:
     written.rename(path)
     _sync(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_latest(folder: Path, name: str) -> None:
-    temporary = folder / f".{LATEST}"
-    try:
-        with temporary.open("wb") as file:
-            _write_all(file, [f"{name}\n".encode()])
-        temporary.replace(folder / LATEST)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(folder)
 
 
 def _read_latest(folder: Path) -> tuple[int | None, list[str]]:

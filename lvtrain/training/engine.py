@@ -35,7 +35,7 @@ class Engine(Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` gave; raises ValueError for tensors of another module's shapes."""
         ...
 
 
@@ -104,6 +104,7 @@ class TorchEngine:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         module = {n.removeprefix("module."): t for n, t in state.items() if n.startswith("module.")}
+        _check_shapes(module, self.module.state_dict())
         self.module.load_state_dict(module)
         for name, parameter in self.module.named_parameters():
             prefix = f"optimizer.{name}."
@@ -112,3 +113,14 @@ class TorchEngine:
                 self.optimizer.state[parameter] = {
                     key: tensor.to(parameter.device) for key, tensor in held.items()
                 }
+
+
+def _check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming the first tensor that is missing, too many or of another shape."""
+    for name in sorted(found.keys() | expected.keys()):
+        theirs, ours = (
+            "nothing" if name not in tensors else str(list(tensors[name].shape))
+            for tensors in (found, expected)
+        )
+        if theirs != ours:
+            raise ValueError(f"{name}: expected {ours}, found {theirs}")

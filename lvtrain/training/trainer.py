@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lvtrain.config import TrainConfig
 from lvtrain.data.batches import Batches
-from lvtrain.errors import NonFiniteLoss
+from lvtrain.errors import NonFiniteLoss, UserError
 from lvtrain.randomness import Key
-from lvtrain.training.checkpoint import Checkpoint, commit
+from lvtrain.training.checkpoint import Checkpoint, commit, replace_file
 from lvtrain.training.game import Game
 from lvtrain.training.log import RunLog
 
@@ -36,8 +40,11 @@ class Outcome:
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM and the first Ctrl-C into a question asked between steps; a second Ctrl-C
-    interrupts at once."""
+    interrupts at once. Only the main thread is told of signals: in any other, none is asked."""
     asked = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
 
     def ask(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
@@ -54,9 +61,16 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def restore(game: Game, checkpoint: Checkpoint) -> None:
-    """Put every engine of the game back to where a checkpoint left it."""
+    """Put every engine of the game back to where a checkpoint left it.
+
+    Raises UserError, naming the file, where the checkpoint is another system's.
+    """
     for name, engine in game.engines.items():
-        engine.load(checkpoint.tensors(name))
+        try:
+            engine.load(checkpoint.tensors(name))
+        except ValueError as error:
+            path = checkpoint.path / f"{name}.safetensors"
+            raise UserError(f"{path}: not of this configuration: {error}") from None
 
 
 def train(
@@ -68,23 +82,33 @@ def train(
     validate: Validate | None = None,
     resume: Checkpoint | None = None,
 ) -> Outcome:
-    """Play `game` on `batches` up to `config.steps`, from `resume` on where there is one.
+    """Play `game` on `batches` up to `config.steps`; `resume` is where its engines were restored
+    from.
 
     A step is a pure function of the weights and (seed, step), so a run that was killed and resumed
     ends in the same weights, bit for bit, as one that was not. Raises NonFiniteLoss before the
-    update that would have been spoilt, after writing which batch it was to `nonfinite.json`.
+    update that would have been spoilt, after writing which batch it was to `nonfinite.json`; what
+    an update spoilt all the same is neither validated nor committed.
     """
     step = resume.step if resume else 0
     best: dict[str, Any] | None = resume.meta.get("best") if resume else None
     committed = step if resume else -1
-    if resume:
-        restore(game, resume)
+
+    def finite_state() -> dict[str, dict[str, Tensor]]:
+        tensors = {name: engine.state() for name, engine in game.engines.items()}
+        try:
+            _check_finite(tensors)
+        except NonFiniteLoss as error:
+            path = _report_nonfinite(run, game, batches, step - 1, error)
+            where = f" after step {step}: not committed; the batches of the step are in {path}"
+            raise NonFiniteLoss(error.player, error.quantity, error.value, where) from None
+        return tensors
 
     def save() -> None:
         nonlocal committed
         if committed == step:
             return
-        tensors = {name: engine.state() for name, engine in game.engines.items()}
+        tensors = finite_state()
         keep = [best["step"]] if best else []
         meta = {"step": step, "best": best}
         with log.untimed():
@@ -105,6 +129,7 @@ def train(
             last = step == config.steps
             if validate and config.validate_every and (step % config.validate_every == 0 or last):
                 with log.untimed():
+                    finite_state()
                     figures = dict(validate(step))
                 name, value = next(iter(figures.items()))
                 better = math.isfinite(value) and (best is None or value < best["value"])
@@ -118,6 +143,14 @@ def train(
         stopped = step < config.steps
         save()
     return Outcome(step, stopped, best)
+
+
+def _check_finite(state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise NonFiniteLoss, naming the first tensor of a player that is not finite."""
+    for player, tensors in state.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+                raise NonFiniteLoss(player, name, tensor[~finite][0].item())
 
 
 def _report_nonfinite(
@@ -136,5 +169,5 @@ def _report_nonfinite(
         ],
     }
     path = run / "nonfinite.json"
-    path.write_text(json.dumps(report, indent=2))
+    replace_file(path, json.dumps(report, indent=2).encode())
     return path

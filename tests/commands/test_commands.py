@@ -19,15 +19,6 @@ TRAIN = ["--preset", "tiny", "--steps", "4", "--batch-size", "16", "--threads", 
          "--validate-every", "2", "--checkpoint-every", "2", "--no-tensorboard"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def runs(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    for system in SYSTEMS:
-        out = folder / system
-        assert run(["train", system, "--data", str(store), "--out", str(out), *TRAIN]) == 0
-    return {system: folder / system for system in SYSTEMS}
-
-
 def said(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     capsys.readouterr()
     assert run([str(a) for a in argv]) == 0
@@ -155,7 +146,7 @@ def test_mistakes_are_one_line(
     assert "did you mean 'tiny'" in refused(capsys, "train", "lm", *data, *out, "--preset", "tinny")
     assert "--steps" in refused(capsys, "train", "lm", *data, *out, "--steps", "many")
     assert "not a store" in refused(capsys, "train", "lm", "--data", tmp_path, *out)
-    assert "exists" in refused(capsys, "train", "arae", *data, "--out", run_, *TRAIN)
+    assert "--resume auto" in refused(capsys, "train", "arae", *data, "--out", run_, *TRAIN)
     other = ("--data", store, "--out", run_, *TRAIN, "--resume", "auto", "--hidden", "7")
     assert "model.autoencoder.hidden" in refused(capsys, "train", "arae", *other)
     assert "not a run" in refused(capsys, "generate", tmp_path)

@@ -144,19 +144,17 @@ EXPECTED = {
 
 @pytest.mark.parametrize("system", MODELS)
 def test_evaluation_has_the_figures_that_a_system_can_have(system, store, tmp_path):
-    figures = evaluate(untrained(system, store, tmp_path), CONFIG)
+    figures, samples, pairs, walks = evaluate(untrained(system, store, tmp_path), CONFIG)
     everything = set().union(*EXPECTED.values())
     assert everything & figures.keys() == EXPECTED[system]
-    assert figures["samples"] == 120 and figures["split"] == "test"
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
-    assert len((tmp_path / "samples.txt").read_text().splitlines()) == 100
-    pairs = json.loads((tmp_path / "reconstructions.json").read_text())
-    walks = json.loads((tmp_path / "interpolations.json").read_text())
+    assert figures["samples"] == len(samples) == 120 and figures["split"] == "test"
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     if system == "lm":
         assert pairs == walks == []
     else:
         assert len(pairs) == 20 and all(len(pair) == 2 for pair in pairs)
         assert len(walks) == 5 and all(len(walk) == 7 for walk in walks)
+    assert not list(tmp_path.iterdir()), "measuring writes nothing"
 
 
 def test_evaluation_is_a_function_of_the_weights_and_the_seed(store, tmp_path):
@@ -169,7 +167,7 @@ def test_evaluation_is_a_function_of_the_weights_and_the_seed(store, tmp_path):
 def test_parts_can_be_left_out(store, tmp_path):
     said: list[str] = []
     config = replace(CONFIG, reverse=False, forward=False, reconstructions=0)
-    figures = evaluate(untrained("arae", store, tmp_path), config, said.append)
+    figures = evaluate(untrained("arae", store, tmp_path), config, said.append).figures
     left_out = {"reverse_perplexity", "real_perplexity", "forward_perplexity"}
     assert not left_out & figures.keys() and "reconstruction_accuracy" not in figures
     assert not any("judge" in text for text in said) and said
@@ -177,12 +175,30 @@ def test_parts_can_be_left_out(store, tmp_path):
 
 def test_samples_are_at_most_as_many_as_the_real_sentences(store, tmp_path):
     config = replace(CONFIG, samples=10_000, reverse=False, forward=False, reconstructions=0)
-    assert evaluate(untrained("lm", store, tmp_path), config)["samples"] == 300
+    assert evaluate(untrained("lm", store, tmp_path), config).figures["samples"] == 300
 
 
 def test_an_unknown_split_is_the_users_mistake(store, tmp_path):
     with pytest.raises(UserError, match="tset"):
         evaluate(untrained("lm", store, tmp_path), replace(CONFIG, split="tset"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "change"),
+    [
+        ("samples", {"samples": 0}), ("samples", {"samples": -1}),
+        ("temperature", {"temperature": math.nan}), ("temperature", {"temperature": -1.0}),
+        ("reconstructions", {"reconstructions": -1}), ("latent-sentences", {"latent_sentences": 1}),
+        ("importance-samples", {"importance_samples": 0}),
+        ("judge.epochs", {"judge": replace(JUDGE, epochs=0)}),
+        ("judge.held-out", {"judge": replace(JUDGE, held_out=1.0)}),
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_refused_before_any_work(store, tmp_path, flag, change):
+    said: list[str] = []
+    with pytest.raises(UserError, match=f"^--{flag}: expected"):
+        evaluate(untrained("vae", store, tmp_path), replace(CONFIG, **change), said.append)
+    assert said == []
 
 
 def test_the_embedded_grammar_is_recognised_by_its_sentences():

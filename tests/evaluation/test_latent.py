@@ -142,3 +142,8 @@ def test_figures_are_functions_of_the_weights_and_the_key():
     vae = small_vae()
     assert bound(vae, batches(), KEY) == bound(vae, batches(), KEY)
     assert bound(vae, batches(), KEY) != bound(vae, batches(), KEY.fold("other"))
+
+
+def test_frechet_distance_of_diverged_codes_is_not_a_number():
+    codes = torch.randn(8, 3)
+    assert math.isnan(frechet_distance(codes, codes.clone().fill_(math.inf)))

@@ -16,6 +16,7 @@ from lvtrain.evaluation.perplexity import (
     Judge,
     JudgeConfig,
     negative_log_likelihood,
+    perplexity,
     train_judge,
 )
 from lvtrain.evaluation.sentences import MemorySplit
@@ -141,3 +142,8 @@ def test_a_small_text_is_read_more_often():
     config = replace(SMALL, epochs=1, min_steps=7, batch_size=16, held_out=0.0)
     train_judge(markov(40, 0), 7, config, progress=said.append)
     assert said[0] == "epoch 1 of 4"
+
+
+def test_perplexity_that_no_number_holds_is_infinite():
+    assert perplexity(math.log(7.0)) == pytest.approx(7.0)
+    assert perplexity(1e6) == math.inf

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import pytest
 import torch
 
 from lvtrain.data.tokenizer import BOS, EOS, PAD
+from lvtrain.errors import UserError
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import uniform_init
@@ -11,9 +16,9 @@ from lvtrain.randomness import Key
 KEY = Key(seed=0, step=0)
 
 
-def decoder(vocab: int = 9) -> Decoder:
+def decoder(vocab: int = 9, code: int = 3) -> Decoder:
     torch.manual_seed(1)
-    made = Decoder(vocab, 4, 6, 3)
+    made = Decoder(vocab, 4, 6, code)
     uniform_init(made, 1.5)
     return made
 
@@ -68,3 +73,56 @@ def test_sampling_is_a_pure_function_of_the_key() -> None:
     model, codes, config = decoder(), torch.randn(30, 3), DecodeConfig(temperature=1.0)
     assert decode(model, codes, config, KEY) == decode(model, codes, config, KEY)
     assert decode(model, codes, config, KEY) != decode(model, codes, config, KEY.fold("other"))
+
+
+def test_the_lowest_temperatures_are_greedy() -> None:
+    model, codes = decoder(), torch.randn(20, 3)
+    greedy = decode(model, codes, DecodeConfig(max_words=8), KEY)
+    for temperature in (1e-6, 1e-30, 5e-324):
+        cold = DecodeConfig(max_words=8, temperature=temperature)
+        assert decode(model, codes, cold, KEY) == greedy
+
+
+def test_code_noise_is_gaussian_noise_on_the_codes() -> None:
+    model, codes = decoder(), torch.randn(40, 3)
+    plain = DecodeConfig(max_words=8)
+    noisy = DecodeConfig(max_words=8, code_noise=1.5)
+    expected = decode(model, codes + 1.5 * KEY.fold("code noise").normal(40, 3), plain, KEY)
+    assert decode(model, codes, noisy, KEY) == expected
+    assert expected != decode(model, codes, plain, KEY)
+    assert decode(model, codes, noisy, KEY.fold("other")) != expected
+
+
+def test_code_noise_does_not_depend_on_the_batch_size() -> None:
+    model, codes = decoder(), torch.randn(40, 3)
+    whole, *parts = (
+        decode(model, codes, DecodeConfig(max_words=8, code_noise=1.0, batch_size=size), KEY)
+        for size in (64, 7, 1)
+    )
+    assert parts == [whole, whole]
+
+
+def test_code_noise_keeps_the_type_of_the_codes() -> None:
+    model, codes = decoder().double(), torch.randn(5, 3).double()
+    assert len(decode(model, codes, DecodeConfig(max_words=4, code_noise=0.5), KEY)) == 5
+
+
+def test_a_decoder_without_codes_ignores_code_noise() -> None:
+    model, codes = decoder(code=0), torch.empty(30, 0)
+    plain = DecodeConfig(max_words=8, temperature=1.0)
+    noisy = DecodeConfig(max_words=8, temperature=1.0, code_noise=0.6)
+    assert decode(model, codes, noisy, KEY) == decode(model, codes, plain, KEY)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("max_words", 0), ("top_k", -1), ("batch_size", 0),
+        ("temperature", -1.0), ("temperature", math.nan), ("temperature", math.inf),
+        ("code_noise", -0.1), ("code_noise", math.nan), ("code_noise", math.inf),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_named(flag: str, value: float) -> None:
+    settings: dict[str, Any] = {flag: value}
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')}: expected .*found {value}"):
+        DecodeConfig(**settings)

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from lvtrain.generation.latent_space import fit_gaussian, lerp, slerp
+from lvtrain.generation.latent_space import (
+    fit_gaussian,
+    lerp,
+    read_gaussian,
+    slerp,
+    write_gaussian,
+)
+from lvtrain.generation.weights import write_tensors
 from lvtrain.modules.latent import on_sphere
 
 
@@ -44,3 +53,18 @@ def test_a_direction_without_variance_stays_without() -> None:
     codes[:, 2] = 7.0
     drawn = fit_gaussian(codes).sample(torch.randn(50, 3))
     torch.testing.assert_close(drawn[:, 2], torch.full((50,), 7.0), atol=1e-4, rtol=0)
+
+
+def test_a_kept_gaussian_is_of_its_step_and_width_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    assert read_gaussian(path, 7, 3) is None
+    kept = fit_gaussian(torch.randn(20, 3))
+    write_gaussian(path, kept, 7)
+    found = read_gaussian(path, 7, 3)
+    assert found is not None
+    assert torch.equal(found.mean, kept.mean) and torch.equal(found.factor, kept.factor)
+    assert read_gaussian(path, 8, 3) is None and read_gaussian(path, 7, 4) is None
+    write_tensors(path, {"mean": kept.mean})
+    assert read_gaussian(path, 7, 3) is None
+    path.write_bytes(b"cut short")
+    assert read_gaussian(path, 7, 3) is None

@@ -225,3 +225,10 @@ def test_a_wrong_argument_is_named(name, change, message):
     with pytest.raises(ValueError, match="^" + name) as raised:
         linear_cross_entropy(**given)
     assert message in str(raised.value)
+
+
+def test_logits_beyond_what_rounding_can_tell_apart_never_give_minus_infinity():
+    torch.manual_seed(0)
+    x, weight = 1e6 * torch.randn(8, 40), 1e6 * torch.randn(300, 40)
+    loss = linear_cross_entropy(x, weight, torch.arange(8))
+    assert loss > 0

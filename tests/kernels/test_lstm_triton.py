@@ -90,9 +90,7 @@ def test_second_derivatives_are_the_definitions(shape):
     expected = torch.autograd.grad(expected, given(theirs), second, create_graph=True)
     again = [draw(*g.shape).float() for g in expected]
     found = torch.autograd.grad(found, [*given(ours), *first], [v.to(DEVICE) for v in again])
-    expected = torch.autograd.grad(
-        expected, [*given(theirs), *second], [v.double() for v in again]
-    )
+    expected = torch.autograd.grad(expected, [*given(theirs), *second], [v.double() for v in again])
     assert_near(found, expected, torch.float32)
 
 

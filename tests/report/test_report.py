@@ -179,6 +179,25 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.html", "run"]
 
 
+def test_an_evaluation_may_lie_in_another_folder(tmp_path: Path) -> None:
+    run, other = full_run(tmp_path / "run"), tmp_path / "other"
+    make_run(other, evaluation={"reverse_perplexity": 12.25}, interpolations=[["here", "there"]])
+    (other / "samples.txt").write_text("another sample\n")
+    page = read(run, evaluated=other, out=other / "report.html")
+    assert "12.25" in page.text and "another sample" in page.text and "there" in page.text
+    assert "82.23" not in page.text and "sentence 59" not in page.text
+    assert "step 40 of 40" in page.text
+    assert not (run / "report.html").exists()
+
+
+def test_a_page_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "report.html").mkdir()
+    with pytest.raises(UserError, match=r"while writing .*report\.html"):
+        write_report(run)
+    assert sorted(p.name for p in run.iterdir()) == ["config.json", "report.html"]
+
+
 def test_without_a_mark_the_lowest_validation_is_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with RunLog(run, total_steps=9, display="none", tensorboard=False) as log:

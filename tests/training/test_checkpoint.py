@@ -157,6 +157,18 @@ def test_the_newest_two_are_kept_and_the_best(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path) == [200, 400, 500]
 
 
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    checkpoint.replace_file(path, b"old")
+    with path.open("rb") as file:
+        checkpoint.replace_file(path, b"new")
+        assert file.read() == b"old"
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["config.json"]
+    with pytest.raises(TypeError):
+        checkpoint.replace_file(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["config.json"]
+
+
 def test_keep_says_how_many_but_never_fewer_than_two(tmp_path: Path) -> None:
     commit(tmp_path, 1, 2, 3, 4, keep=3)
     assert checkpoint.steps(tmp_path) == [2, 3, 4]

@@ -78,7 +78,7 @@ def test_state_holds_all_that_the_next_update_needs(config: OptimizerConfig) -> 
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.state().items())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_nonfinite_loss_is_refused_before_the_update(value: float) -> None:
     engine = TorchEngine("critic", network(), CONFIGS[0], 10)
     before = nn.utils.parameters_to_vector(engine.module.parameters()).clone()
@@ -95,3 +95,23 @@ def test_a_nonfinite_gradient_is_refused_before_the_update() -> None:
     with pytest.raises(NonFiniteLoss, match="model: gradient norm is"):
         engine.step(0)
     assert torch.equal(before, nn.utils.parameters_to_vector(engine.module.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"module.0.weight": torch.zeros(3, 5)}, r"0.weight: expected \[3, 4\], found \[3, 5\]"),
+        ({"module.9.weight": torch.zeros(1)}, r"9.weight: expected nothing, found \[1\]"),
+        ({"module.0.weight": None}, r"0.weight: expected \[3, 4\], found nothing"),
+    ],
+    ids=["shape", "unknown", "missing"],
+)
+def test_another_modules_state_is_refused_and_changes_nothing(
+    change: dict[str, torch.Tensor | None], said: str
+) -> None:
+    engine = TorchEngine("m", network(), CONFIGS[0], 10)
+    before = {name: tensor.clone() for name, tensor in engine.state().items()}
+    state = {n: torch.zeros_like(t) for n, t in before.items()} | change
+    with pytest.raises(ValueError, match=said):
+        engine.load({name: tensor for name, tensor in state.items() if tensor is not None})
+    assert all(torch.equal(engine.state()[name], before[name]) for name in before)

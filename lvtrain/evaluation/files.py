@@ -1,0 +1,31 @@
+"""The files of an evaluation, from which a run's report is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lvtrain.evaluation.evaluate import Evaluation
+from lvtrain.generation.weights import replacing
+
+_SAMPLES, _RECONSTRUCTIONS = 100, 50
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write evaluation.json, samples.txt, reconstructions.json and interpolations.json, each whole
+    or not at all; raises OSError where the file system refuses."""
+    samples = evaluation.samples[:_SAMPLES]
+    files = {
+        "evaluation.json": _json(evaluation.figures),
+        "samples.txt": "".join(f"{sentence}\n" for sentence in samples),
+        "reconstructions.json": _json(evaluation.reconstructions[:_RECONSTRUCTIONS]),
+        "interpolations.json": _json(evaluation.interpolations),
+    }
+    for name, text in files.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,108 @@
+"""What a model is made from: the configuration, the vocabulary and the store of its run.
+
+The files may be anybody's: whatever does not fit is a UserError that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from lvtrain.config import RunConfig, check, from_json
+from lvtrain.data.shards import sha256
+from lvtrain.data.store import Store
+from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.errors import UserError
+from lvtrain.generation.limits import check_number
+from lvtrain.randomness import Key
+from lvtrain.systems import System, entry
+
+CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer.json", "checkpoints"
+# Step of draws that are made once a run rather than once a step.
+_ONCE = -1
+
+
+def build(config: RunConfig) -> System:
+    """The system of a run with the parameters it starts from."""
+    _, system = entry(config.system).load()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Key(seed=config.train.seed, step=_ONCE, path=("init",)).value())
+        return cast(System, system(config.model, config.vocab_size))
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run; raises UserError where the folder holds none that fits."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run: there is no {CONFIG}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected an object, found {type(data).__name__}")
+    try:
+        kind, _ = entry(str(data.get("system", ""))).load()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    model: Any = from_json(kind, data.pop("model", {}), f"{path}: model")
+    config = replace(from_json(RunConfig, {**data, "model": None}, str(path)), model=model)
+    try:
+        check(model)
+        check_number("vocab_size", config.vocab_size, 1)
+        check_number("max_words", config.max_words, 1)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return config
+
+
+def read_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
+    """The vocabulary of a run, which must be the one that its configuration records."""
+    path = folder / TOKENIZER
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"{path}: expected {config.vocab_size:,} ids, as {CONFIG} says, found "
+            f"{tokenizer.vocab_size:,}"
+        )
+    expected = config.tokenizer_digest
+    if expected and (found := sha256(path)) != expected:
+        raise UserError(
+            f"{path}: expected SHA-256 {expected[:16]}…, as {CONFIG} says, found {found[:16]}…"
+        )
+    return tokenizer
+
+
+def build_read(folder: Path, config: RunConfig) -> System:
+    """The system of a configuration that was read from a folder."""
+    try:
+        return build(config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / CONFIG}: model: cannot be built: {reason}") from error
+
+
+def open_store(
+    config: RunConfig, data: Path | None = None, tokenizer: Tokenizer | None = None
+) -> Store:
+    """The store that a run was trained on or, where `data` is given, that one.
+
+    Raises UserError where it is not there, or has not the vocabulary of `tokenizer`.
+    """
+    if data is None and not config.store.is_dir():
+        raise UserError(
+            f"{config.store}: the store that the run was trained on is not there; --data STORE "
+            "says where one is"
+        )
+    store = Store.open(data or config.store)
+    theirs = store.tokenizer
+    if tokenizer and (theirs.kind, theirs.words) != (tokenizer.kind, tokenizer.words):
+        raise UserError(
+            f"{store.path}: expected the vocabulary of the run, {tokenizer.vocab_size:,} ids, "
+            f"found another, {theirs.vocab_size:,} ids"
+        )
+    return store

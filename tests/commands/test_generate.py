@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lvtrain
+
+Ask = Callable[..., str]
+Runs = dict[str, Path]
+
+
+@pytest.mark.parametrize("system", ["arae", "ae", "vae", "lm"])
+def test_its_flags_are_the_keywords_of_the_api(runs: Runs, said: Ask, system: str) -> None:
+    model = lvtrain.load(runs[system])
+    how = {"temperature": 1.0, "top_k": 9, "code_noise": 2.0, "max_words": 3}
+    flags = [part for name, value in how.items()
+             for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    out = said("generate", runs[system], "--num", "40", *flags)
+    assert out.splitlines() == model.generate(40, **how)
+    assert max(len(line.split()) for line in out.splitlines()) <= 3
+
+
+def test_code_noise_changes_what_an_autoencoder_says_and_nothing_of_a_language_model(
+    runs: Runs, said: Ask
+) -> None:
+    for system, changed in (("arae", True), ("vae", True), ("lm", False)):
+        plain = said("generate", runs[system], "--num", "20")
+        noisy = said("generate", runs[system], "--num", "20", "--code-noise", "9")
+        assert (plain != noisy) == changed
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--num 0", "--num -1", "--temperature -1", "--temperature nan", "--temperature inf",
+     "--top-k -1", "--max-words 0", "--code-noise -0.1", "--code-noise nan", "--code-noise inf"],
+)  # fmt: skip
+@pytest.mark.parametrize("system", ["arae", "lm"])
+def test_a_number_that_cannot_be_is_refused_by_its_flag(
+    runs: Runs, refused: Ask, system: str, flags: str
+) -> None:
+    flag, value = flags.split()
+    assert f"{flag}: expected" in refused("generate", runs[system], flag, value)
+
+
+def test_a_step_of_an_exported_model_must_be_its_own(
+    runs: Runs, tmp_path: Path, said: Ask, refused: Ask
+) -> None:
+    said("export", runs["lm"], "--out", tmp_path / "model")
+    said("generate", tmp_path / "model", "--step", "4")
+    assert "the model is of step 4" in refused("generate", tmp_path / "model", "--step", "2")

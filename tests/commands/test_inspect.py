@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Ask = Callable[..., str]
+Runs = dict[str, Path]
+
+
+def test_a_run_is_a_row_a_figure_without_python_in_it(runs: Runs, said: Ask) -> None:
+    figures = json.loads(said("inspect", runs["arae"], "--json"))
+    out = said("inspect", runs["arae"])
+    assert [line.split()[0] for line in out.splitlines()] == list(figures)
+    assert not set("{}[]'") & set(out)
+    assert f"step {figures['best']['step']}, metric reverse_ngram" in out
+    assert f"{figures['parameters']:,}" in out and "checkpoints  2, 4\n" in out
+
+
+def test_a_store_is_the_table_that_prepare_shows(store: Path, said: Ask) -> None:
+    out = said("inspect", store)
+    assert json.loads(said("inspect", store, "--json"))["digest"] in out
+    assert not set("{}[]'") & set(out)
+    header, train = out.splitlines()[3:5]
+    assert header.split()[:3] == ["split", "sentences", "words"]
+    assert train.split()[:2] == ["train", "600"]
+
+
+def test_an_exported_model_is_described(runs: Runs, tmp_path: Path, said: Ask) -> None:
+    for system in ("ae", "lm"):
+        said("export", runs[system], "--out", tmp_path / system)
+        figures = json.loads(said("inspect", tmp_path / system, "--json"))
+        assert figures["kind"] == "model" and figures["step"] == 4
+        run = json.loads(said("inspect", runs[system], "--json"))
+        assert figures["parameters"] == run["parameters"]
+        assert "model" in said("inspect", tmp_path / system)
+
+
+def test_doctor_shows_tables(said: Ask) -> None:
+    figures = json.loads(said("doctor", "--json"))
+    assert list(figures) == ["lvtrain", "python", "packages", "machine", "operations"]
+    out = said("doctor")
+    assert not set("{}[]'") & set(out)
+    lines = [line.split(maxsplit=3) for line in out.splitlines()]
+    for operation in figures["operations"]:
+        assert list(operation.values()) in lines
+    assert ["torch", figures["packages"]["torch"]] in lines
+
+
+def test_on_a_terminal_a_long_cell_wraps_in_its_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lvtrain.commands.table import show
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    show([("one", "a [red]cell[/] of many words, too long for it"), ("two", "b")], ("x", "y"))
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 30 and len(lines) > 3
+    assert all(line.startswith(("x", "one", "two", "     ")) for line in lines)
+    assert "[red]" in "".join(lines)
