@@ -162,7 +162,7 @@ def _over_real_rows(
         tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
         # The target's own term is 1, unless its logit is so large that rounding it moves it.
         if not bool(((total > 0.5) & (total < limit)).all()):
-            shift = _largest_logit(x_part, weight, bias, width)
+            shift = torch.maximum(_largest_logit(x_part, weight, bias, width), at_target)
             tiles, total = _exponentials(x_part, weight, bias, shift, dx_part, room, width)
             total.clamp_min_(1)
         torch.sub(shift, at_target, out=losses[part]).add_(total.log())
