@@ -75,7 +75,7 @@ class TimedEngine(TorchEngine):
         super().__init__(name, module, config, steps)
         self.seconds: list[float] = []
 
-    def step(self, step: int) -> float:
+    def step(self, step: int) -> float | Tensor:
         start = time.perf_counter()
         norm = super().step(step)
         self.seconds.append(time.perf_counter() - start)

@@ -22,6 +22,15 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 class NonFiniteLoss(Exception):
     """A loss or gradient that is NaN or infinite, met before the update it would have ruined."""
 
-    def __init__(self, player: str, quantity: str, value: float, where: str = "") -> None:
+    def __init__(
+        self,
+        player: str,
+        quantity: str,
+        value: float,
+        where: str = "",
+        step: int | None = None,
+    ) -> None:
         super().__init__(f"{player}: {quantity} is {value}{where}")
         self.player, self.quantity, self.value = player, quantity, value
+        self.step = step
+        """The step it was met at, where that was some steps ago."""

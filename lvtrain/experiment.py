@@ -31,6 +31,7 @@ from lvtrain.training.game import Game
 from lvtrain.training.log import RunLog
 from lvtrain.training.memory import keep_freed_memory
 from lvtrain.training.trainer import Outcome, restore, train
+from lvtrain.training.watch import Watch
 
 
 def start(
@@ -168,8 +169,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def _game(system: System, settings: TrainConfig) -> Game:
+    watch = Watch(next(cast(nn.Module, system).parameters()).device)
+
     def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
-        return TorchEngine(name, module, optimizer, settings.steps)
+        return TorchEngine(name, module, optimizer, settings.steps, watch)
 
     return system.game(engine)
 

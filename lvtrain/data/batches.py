@@ -85,14 +85,11 @@ class Batch:
     rows: np.ndarray
     """Number of each row in its split."""
     index: int
+    words: int
+    """Tokens of the batch, ends counted and padding not."""
     labels: Int64[Tensor, " B"] | None = None
     targets: Int64[Tensor, "B S"] | None = None
     target_lengths: Int64[Tensor, " B"] | None = None
-
-    @property
-    def words(self) -> int:
-        """Tokens of the batch, ends counted and padding not."""
-        return int(self.lengths.sum())
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device."""
@@ -299,6 +296,7 @@ class _Window:
             lengths=_tensor(self._lengths[i]),
             rows=self._rows[i].copy(),
             index=index,
+            words=int(self._lengths[i].sum()),
             labels=labels,
             targets=targets,
             target_lengths=target_lengths,

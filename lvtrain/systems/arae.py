@@ -176,13 +176,13 @@ class CodeAdversary:
         with torch.no_grad():
             fake = arae.sample_codes(len(real), key.fold("noise"), real.device)
         loss = critic_loss(arae.critic, real, fake)
-        metrics = {"wasserstein": -loss.item()}
+        metrics: Metrics = {"wasserstein": -loss.detach()}
         if config.lipschitz.kind == "penalty":
             mix = key.fold("mix").uniform(len(real), 1, device=real.device)
             cost = penalty(arae.critic, real, fake, mix, config.lipschitz)
-            metrics["penalty"] = cost.item()
+            metrics["penalty"] = cost.detach()
             loss = loss + cost
-        self.engines["critic"].backward(loss)
+        self.engines["critic"].backward(loss, key.step)
         self.engines["critic"].step(key.step)
         if config.lipschitz.kind == "clip":
             clip_weights(arae.critic, config.lipschitz.clip)
@@ -200,13 +200,13 @@ class CodeAdversary:
         fake = arae.sample_codes(rows, key.fold("noise"), device)
         score, gradient = self._score(fake.detach())
         # The chain rule cut at the codes: the critic's parameters need no gradient here.
-        self.engines["generator"].backward((fake * gradient).sum())
+        self.engines["generator"].backward((fake * gradient).sum(), key.step)
         self.engines["generator"].step(key.step)
-        return {"generator": score, "generated_norm": fake.detach().norm(dim=1).mean().item()}
+        return {"generator": score, "generated_norm": fake.detach().norm(dim=1).mean()}
 
-    def _score(self, codes: Float[Tensor, "B C"]) -> tuple[float, Float[Tensor, "B C"]]:
+    def _score(self, codes: Float[Tensor, "B C"]) -> tuple[Tensor, Float[Tensor, "B C"]]:
         """E D(c) and its gradient in c."""
         codes = codes.detach().requires_grad_()
         score = self.arae.critic(codes).mean()
         (gradient,) = torch.autograd.grad(score, codes)
-        return score.item(), gradient
+        return score.detach(), gradient

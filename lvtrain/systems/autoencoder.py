@@ -7,7 +7,6 @@ the loss is −log p(x | c + ε), a mean over words, with Gaussian noise ε on t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +26,6 @@ from lvtrain.config import (
 )
 from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import PAD
-from lvtrain.errors import NonFiniteLoss
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import Encoder, uniform_init
 from lvtrain.modules.latent import on_sphere
@@ -170,19 +168,17 @@ class AutoencoderPlayer:
 
     def learn(self, answer: Tensors | None) -> Metrics:
         assert self._codes is not None, "learn follows propose"
-        metrics: Metrics = {}
+        figures: dict[str, Tensor] = {}
         terms = []
         if self._loss is not None:
-            metrics["reconstruction"] = self._loss.item()
+            figures["reconstruction"] = self._loss.detach()
             terms.append(self._loss)
         if answer is not None:
             terms.append((self._codes * answer["codes"]).sum())
-            metrics["answer_norm"] = answer["codes"].norm().item()
-        # Told apart here: of their sum nobody could say which of the players went astray.
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise NonFiniteLoss("model", name, value)
-        self.engine.backward(torch.stack(terms).sum())
+            figures["answer_norm"] = answer["codes"].norm()
+        # Told apart: of their sum nobody could say which of the players went astray.
+        self.engine.backward(torch.stack(terms).sum(), self._key.step, figures)
+        metrics: Metrics = dict(figures)
         norm = self.engine.step(self._key.step)
         if self._loss is not None:
             metrics["gradient_norm"] = norm

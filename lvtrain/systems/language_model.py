@@ -79,7 +79,7 @@ class LanguageModel(nn.Module):
         loss = self.decoder.cross_entropy(
             None, batch.tokens, batch.lengths, dropout=dropout, rate=rate
         )
-        return loss, {"cross_entropy": loss.item()}
+        return loss, {"cross_entropy": loss.detach()}
 
     def game(self, engine: EngineFactory) -> Game:
         """A game of one."""

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from lvtrain.config import Count, NotNegative, OptimizerConfig, Positive, Probability
 from lvtrain.data.batches import Batch
-from lvtrain.kernels.reparameterize import reparameterize
+from lvtrain.kernels.reparameterize import reparameterize, reparameterize_mixture
 from lvtrain.modules.decoder import Decoder, shifted
 from lvtrain.modules.encoder import Encoder, uniform_init
 from lvtrain.modules.latent import Gaussian, MixturePrior
 from lvtrain.objectives.corruption import drop_words
-from lvtrain.objectives.divergence import KLConfig, kl_term, mixture_kl
+from lvtrain.objectives.divergence import KLConfig, kl_term
 from lvtrain.randomness import Key
 from lvtrain.training.engine import EngineFactory
 from lvtrain.training.game import Game, Metrics, SoloPlayer
@@ -104,9 +104,11 @@ class VAE(nn.Module):
         config, device, rows = self.config, batch.tokens.device, len(batch.rows)
         dropout = key.fold("dropout").generator(device) if config.dropout else None
         mu, logvar = self.posterior(batch.tokens, batch.lengths, dropout)
-        z, kl = reparameterize(mu, logvar, key.fold("z").seed_tensor(device))
+        seed, prior = key.fold("z").seed_tensor(device), self.prior
         if config.components > 1:
-            kl = mixture_kl(z, mu, logvar, self.prior)
+            z, kl = reparameterize_mixture(mu, logvar, seed, prior.mean, prior.logvar, prior.weight)
+        else:
+            z, kl = reparameterize(mu, logvar, seed)
         inputs = drop_words(shifted(batch.tokens), config.word_dropout, key.fold("word dropout"))
         nll = self.decoder.cross_entropy(
             z, batch.tokens, batch.lengths, inputs, dropout, config.dropout, reduction="sum"
@@ -114,10 +116,10 @@ class VAE(nn.Module):
         beta = config.kl.weight(key.step)
         loss = nll / rows + beta * kl_term(kl, config.kl)
         return loss, {
-            "loss": loss.item(),
-            "reconstruction": nll.item() / batch.words,
-            "kl": kl.sum().item() / rows,
-            "elbo": -(nll.item() + kl.sum().item()) / rows,
+            "loss": loss.detach(),
+            "reconstruction": nll.detach() / batch.words,
+            "kl": kl.detach().sum() / rows,
+            "elbo": -(nll.detach() + kl.detach().sum()) / rows,
             "beta": beta,
         }
 

@@ -7,7 +7,6 @@ runs on plain torch here and on other engines elsewhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,19 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from lvtrain.config import OptimizerConfig
-from lvtrain.errors import NonFiniteLoss
+from lvtrain.training.watch import Watch
 
 
 class Engine(Protocol):
     """Updates the parameters of one module."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Differentiate `loss`, the only one of this update; raises NonFiniteLoss before it."""
+    def backward(self, loss: Tensor, step: int, terms: Mapping[str, Tensor] | None = None) -> None:
+        """Differentiate `loss`, the only one of this update, at training step `step`.
+
+        Raises NonFiniteLoss before it, naming one of the `terms` that make up the loss where it is
+        theirs; an engine that does not wait for its device raises it at a later `check` instead,
+        and updates nothing from then on.
+        """
         ...
 
-    def step(self, step: int) -> float:
+    def step(self, step: int) -> float | Tensor:
         """Update the parameters at training step `step`; gives the gradient norm before clipping
         (0 where clipping is off)."""
+        ...
+
+    def check(self) -> None:
+        """Raise NonFiniteLoss for what was not finite since the last check."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -44,44 +52,60 @@ EngineFactory = Callable[[str, nn.Module, OptimizerConfig], Engine]
 
 
 class TorchEngine:
-    """One process, one torch optimiser."""
+    """One process, one torch optimiser. Engines of one run share a `watch`."""
 
-    def __init__(self, name: str, module: nn.Module, config: OptimizerConfig, steps: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: OptimizerConfig,
+        steps: int,
+        watch: Watch | None = None,
+    ) -> None:
         self.name, self.module, self.config, self.steps = name, module, config, steps
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.parameters = parameters
+        self.watch = watch or Watch(parameters[0].device)
         if config.kind == "adam":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
                 parameters, lr=config.lr, betas=config.betas, fused=True
             )
         else:
-            self.optimizer = torch.optim.SGD(parameters, lr=config.lr)
+            self.optimizer = torch.optim.SGD(
+                parameters, lr=config.lr, fused=self.watch.deferred or None
+            )
 
-    def backward(self, loss: Tensor) -> None:
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteLoss(self.name, "loss", value)
+    def backward(self, loss: Tensor, step: int, terms: Mapping[str, Tensor] | None = None) -> None:
+        for quantity, term in {**(terms or {}), "loss": loss}.items():
+            self.watch.note(self.name, quantity, term, step)
         # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
 
-    def step(self, step: int) -> float:
+    def step(self, step: int) -> float | Tensor:
         rate = self.config.rate(step, self.steps)
-        norm = 0.0
+        total = None
         if self.config.clip:
             total = self._gradient_norm()
-            norm = total.item()
-            if not math.isfinite(norm):
-                raise NonFiniteLoss(self.name, "gradient norm", norm)
-            if self.config.kind == "sgd":
-                # lr · (s · g) = (lr · s) · g: one pass over the gradients less.
-                rate *= min(1.0, self.config.clip / (norm + 1e-6))
-            else:
-                nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, total)
+            self.watch.note(self.name, "gradient norm", total, step)
+        if self.watch.deferred:
+            # The fused optimisers divide the gradients by the one and heed the other, on the
+            # device: clipping costs no pass over the gradients, and nothing has to be read.
+            over = None if total is None else ((total + 1e-6) / self.config.clip).clamp_min(1)
+            self.optimizer.grad_scale = over  # type: ignore[attr-defined]
+            self.optimizer.found_inf = self.watch.refused  # type: ignore[attr-defined]
+        elif total is not None and self.config.kind == "sgd":
+            # lr · (s · g) = (lr · s) · g: one pass over the gradients less.
+            rate *= min(1.0, self.config.clip / (total.item() + 1e-6))
+        elif total is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        return norm
+        return 0.0 if total is None else total
+
+    def check(self) -> None:
+        self.watch.check()
 
     def _gradient_norm(self) -> Tensor:
         """‖g‖₂ over all parameters; sums the entries of sparse gradients that share a row."""

@@ -24,7 +24,8 @@ from lvtrain.randomness import Key
 from lvtrain.training.engine import Engine
 
 Tensors = Mapping[str, Tensor]
-Metrics = dict[str, float]
+Metrics = dict[str, float | Tensor]
+"""Figures of an iteration; a tensor of one number stays where it is until it is written down."""
 Schedule = Literal["overlapped", "alternating"]
 
 
@@ -73,7 +74,7 @@ class SoloPlayer:
         self._cost, self._metrics = self._loss(self._batch, self._key)
 
     def learn(self, answer: Tensors | None) -> Metrics:
-        self._engine.backward(self._cost)
+        self._engine.backward(self._cost, self._key.step)
         return {**self._metrics, "gradient_norm": self._engine.step(self._key.step)}
 
 

@@ -20,10 +20,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lvtrain.errors import UserError
 from lvtrain.training.display import RESERVED, DisplayKind, dump, make_display
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -63,13 +66,14 @@ class RunLog:
         self._total_steps, self._first_step, self._every = total_steps, resume_step, every
         self._step = self._flushed_step = resume_step
         self._words = self._flushed_words = 0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, int] = {}
         self._started = self._flushed_at = time.monotonic()
         self._untimed = 0.0
 
-    def step(self, step: int, words: int, metrics: Mapping[str, float]) -> None:
-        """Take in one training step: its words and its figures as plain floats."""
+    def step(self, step: int, words: int, metrics: Mapping[str, float | Tensor]) -> None:
+        """Take in one training step: its words and its figures. Those that are tensors are added
+        up where they are, and read when a line is written."""
         self._step = step
         self._words += words
         sums, counts = self._sums, self._counts
@@ -145,7 +149,7 @@ class RunLog:
         seconds = max(now - self._flushed_at - self._untimed, 1e-9)
         line = self._line("train", self._step)
         line["words_per_second"] = round((self._words - self._flushed_words) / seconds, 1)
-        line |= _checked({name: self._sums[name] / self._counts[name] for name in self._sums})
+        line |= _checked({n: float(total) / self._counts[n] for n, total in self._sums.items()})
         self._sums.clear()
         self._counts.clear()
         self._flushed_at, self._untimed = now, 0.0

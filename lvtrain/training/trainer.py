@@ -94,7 +94,21 @@ def train(
     best: dict[str, Any] | None = resume.meta.get("best") if resume else None
     committed = step if resume else -1
 
+    def stopped_before(error: NonFiniteLoss, now: int) -> NonFiniteLoss:
+        met = now if error.step is None else error.step
+        path = _report_nonfinite(run, game, batches, met, error)
+        where = f" at step {met}: stopped before the update; its batches are in {path}"
+        return NonFiniteLoss(error.player, error.quantity, error.value, where)
+
+    def check_engines() -> None:
+        for engine in game.engines.values():
+            engine.check()
+
     def finite_state() -> dict[str, dict[str, Tensor]]:
+        try:
+            check_engines()
+        except NonFiniteLoss as error:
+            raise stopped_before(error, step - 1) from None
         tensors = {name: engine.state() for name, engine in game.engines.items()}
         try:
             _check_finite(tensors)
@@ -120,10 +134,10 @@ def train(
             key = Key(seed=config.seed, step=step)
             try:
                 metrics, words = game.iterate(batches, key)
+                if (step + 1) % config.log_every == 0:
+                    check_engines()
             except NonFiniteLoss as error:
-                path = _report_nonfinite(run, game, batches, step, error)
-                where = f" at step {step}: stopped before the update; its batches are in {path}"
-                raise NonFiniteLoss(error.player, error.quantity, error.value, where) from None
+                raise stopped_before(error, step) from None
             step += 1
             log.step(step, words, metrics)
             last = step == config.steps

@@ -7,6 +7,7 @@ from torch import nn
 from lvtrain.config import OptimizerConfig
 from lvtrain.errors import NonFiniteLoss
 from lvtrain.training.engine import TorchEngine
+from lvtrain.training.watch import Watch
 
 CONFIGS = [
     OptimizerConfig(kind="adam", lr=0.1),
@@ -22,8 +23,8 @@ def network() -> nn.Module:
 
 def update(engine: TorchEngine, step: int) -> float:
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-    engine.backward(10 * engine.module(x).square().mean())
-    return engine.step(step)
+    engine.backward(10 * engine.module(x).square().mean(), step)
+    return float(engine.step(step))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -57,8 +58,8 @@ def test_a_sparse_gradient_moves_the_weights_as_the_dense_one_does(clip: float) 
         config = OptimizerConfig(kind="sgd", lr=0.5, clip=clip)
         engine = TorchEngine("m", table, config, 10)
         for step in range(3):
-            engine.backward(table(words).exp().sum())
-            norms.append(engine.step(step))
+            engine.backward(table(words).exp().sum(), step)
+            norms.append(float(engine.step(step)))
         tables.append(table.weight.detach())
     assert norms[:3] == pytest.approx(norms[3:], rel=1e-6)
     torch.testing.assert_close(*tables)
@@ -83,7 +84,7 @@ def test_a_nonfinite_loss_is_refused_before_the_update(value: float) -> None:
     engine = TorchEngine("critic", network(), CONFIGS[0], 10)
     before = nn.utils.parameters_to_vector(engine.module.parameters()).clone()
     with pytest.raises(NonFiniteLoss, match="critic: loss is"):
-        engine.backward(engine.module(torch.ones(1, 4)).sum() * value)
+        engine.backward(engine.module(torch.ones(1, 4)).sum() * value, 0)
     assert torch.equal(before, nn.utils.parameters_to_vector(engine.module.parameters()))
 
 
@@ -91,7 +92,7 @@ def test_a_nonfinite_gradient_is_refused_before_the_update() -> None:
     engine = TorchEngine("model", network(), CONFIGS[1], 10)
     before = nn.utils.parameters_to_vector(engine.module.parameters()).clone()
     # √x has an infinite slope at 0 and a finite value.
-    engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().abs().sqrt())
+    engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().abs().sqrt(), 0)
     with pytest.raises(NonFiniteLoss, match="model: gradient norm is"):
         engine.step(0)
     assert torch.equal(before, nn.utils.parameters_to_vector(engine.module.parameters()))
@@ -115,3 +116,33 @@ def test_another_modules_state_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=said):
         engine.load({name: tensor for name, tensor in state.items() if tensor is not None})
     assert all(torch.equal(engine.state()[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_an_engine_that_reads_nothing_back_updates_alike(config: OptimizerConfig) -> None:
+    waiting = TorchEngine("m", network(), config, 10)
+    free = TorchEngine("m", network(), config, 10, Watch(deferred=True))
+    for step in range(5):
+        assert update(free, step) == pytest.approx(update(waiting, step))
+        free.check()
+    for ours, theirs in zip(free.parameters, waiting.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_after_a_deferred_loss_that_is_not_finite_no_engine_moves(config: OptimizerConfig) -> None:
+    watch = Watch(deferred=True)
+    first = TorchEngine("first", network(), config, 10, watch)
+    second = TorchEngine("second", network(), config, 10, watch)
+    update(first, 0)
+    before = [p.detach().clone() for p in first.parameters]
+    first.backward(first.module(torch.full((1, 4), torch.inf)).sum() * 0, 1)
+    first.step(1)
+    for engine in (second, first):
+        update(engine, 2)
+    for engine, were in ((first, before), (second, list(network().parameters()))):
+        for now, then in zip(engine.parameters, were, strict=True):
+            assert torch.equal(now, then)
+    with pytest.raises(NonFiniteLoss, match="first: loss is nan") as caught:
+        second.check()
+    assert caught.value.step == 1
