@@ -43,7 +43,8 @@ class Key:
 
     def seed_tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """The seed as an int64 tensor for kernels that draw their own noise; differs by rank."""
-        return torch.tensor(self.fold("rank", self.rank).value(), device=device)
+        # Filled on the device: a copy of one number would have the host wait for it.
+        return torch.full((), self.fold("rank", self.rank).value(), device=device)
 
     def normal(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Standard normal draws for this rank's rows."""

@@ -92,9 +92,10 @@ class Batch:
     target_lengths: Int64[Tensor, " B"] | None = None
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the batch on a device."""
+        """Return the batch on a device, to which it goes while the host works on."""
+        pinned = torch.device(device).type == "cuda" and self.tokens.device.type == "cpu"
         tensors: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+            name: (value.pin_memory() if pinned else value).to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }

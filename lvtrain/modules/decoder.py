@@ -13,6 +13,9 @@ from lvtrain.data.tokenizer import BOS
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
 from lvtrain.modules.encoder import LSTMLayer, dropped
 
+# The target of a position that costs nothing.
+IGNORED = -100
+
 State = list[tuple[Tensor, Tensor]]
 
 
@@ -83,12 +86,14 @@ class Decoder(nn.Module):
         """−log p(tokens | code) in nats over the real tokens: their mean, sum, or one each [N].
 
         The real tokens are chosen before the projection onto the vocabulary, the dearest product of
-        all. `inputs` replaces the shifted tokens, for word dropout.
+        all; on a GPU padding is projected too, since the host would have to wait for their number.
+        `inputs` replaces the shifted tokens, for word dropout.
         """
         y = self.states(code, shifted(tokens) if inputs is None else inputs, lengths, dropout, rate)
-        real = real_tokens(tokens, lengths)
+        choose = chosen if reduction == "none" or y.device.type == "cpu" else masked
+        y, target = choose(y, tokens, lengths)
         return linear_cross_entropy(
-            y[real], self.output, tokens[real], self.output_bias, reduction=reduction
+            y, self.output, target, self.output_bias, ignore_index=IGNORED, reduction=reduction
         )
 
     def start(self, code: Float[Tensor, "B C"] | None, rows: int) -> Memory:
@@ -117,6 +122,23 @@ class Decoder(nn.Module):
 def shifted(tokens: Int64[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
     """What the decoder reads to predict `tokens`: the sentence start, then all but the last."""
     return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens[:, :-1]], dim=1)
+
+
+def chosen(
+    y: Float[Tensor, "B T H"], tokens: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]
+) -> tuple[Float[Tensor, "N H"], Int64[Tensor, " N"]]:
+    """The states and targets of the real tokens."""
+    real = real_tokens(tokens, lengths)
+    return y[real], tokens[real]
+
+
+def masked(
+    y: Float[Tensor, "B T H"], tokens: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]
+) -> tuple[Float[Tensor, "N H"], Int64[Tensor, " N"]]:
+    """All states, in the order the layers have them in memory, and the targets of padding ignored:
+    a shape that does not depend on the lengths."""
+    target = tokens.masked_fill(~real_tokens(tokens, lengths), IGNORED)
+    return y.transpose(0, 1).flatten(0, 1), target.t().flatten()
 
 
 def real_tokens(tokens: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Tensor:

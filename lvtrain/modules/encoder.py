@@ -56,18 +56,17 @@ class LSTMLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer over embedded words, given their table.
 
-        A CPU multiplies each distinct word of the batch once. With `sparse`, the table's gradient
-        there holds the rows of these words alone: an optimiser that leaves other rows as they are,
-        as plain SGD does, need not fill, read and add a whole table of zeros. A GPU does both the
-        plain way faster than it finds the distinct words.
+        With `sparse`, on a CPU, the table's gradient holds the rows of the batch's words alone: an
+        optimiser that leaves other rows as they are, as plain SGD does, need not fill, read and add
+        a whole table of zeros.
         """
-        on_cpu = words.device.type == "cpu"
-        if on_cpu and (dropout is None or rate == 0.0):
+        sparse = sparse and words.device.type == "cpu"
+        if dropout is None or rate == 0.0:
             bias = self.row_bias(code)
             return embedding_lstm(
                 words, table, self.w_ih, self.w_hh, bias, lengths=lengths, sparse=sparse
             )
-        x = F.embedding(words, table, sparse=sparse and on_cpu)
+        x = F.embedding(words, table, sparse=sparse)
         return self(dropped(x, dropout, rate), lengths, code)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lvtrain.data.tokenizer import BOS, EOS, PAD
-from lvtrain.modules.decoder import Decoder, real_tokens, shifted
+from lvtrain.kernels.cross_entropy import linear_cross_entropy
+from lvtrain.modules.decoder import IGNORED, Decoder, chosen, masked, real_tokens, shifted
 from lvtrain.modules.encoder import uniform_init
 
 TOKENS = torch.tensor([[5, 6, 7, EOS], [8, EOS, PAD, PAD]])
@@ -68,3 +69,15 @@ def test_padding_does_not_change_the_loss() -> None:
     torch.testing.assert_close(
         model.cross_entropy(codes, TOKENS, LENGTHS), model.cross_entropy(codes, longer, LENGTHS)
     )
+
+
+def test_ignoring_padding_costs_what_leaving_it_out_does() -> None:
+    model = decoder()
+    y = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    found = []
+    for choose in (chosen, masked):
+        states, target = choose(y, TOKENS, LENGTHS)
+        loss = linear_cross_entropy(states, model.output, target, ignore_index=IGNORED)
+        found.append((loss, *torch.autograd.grad(loss, [y, model.output])))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
