@@ -6,7 +6,8 @@ judges as many generated sentences of each (and real ones): trained on them, rea
     python -m benchmarks.captions --data captions --out runs/captions --seeds 0 1
 
 `--data` holds train.en.gz, val.en.gz and test.en.gz, one tokenised sentence a line. A column that
-is done is not done again, and a training that was killed goes on from its last checkpoint.
+was done with the same settings is not done again: its figures lie in `--results`, which another
+machine can go on from. A training that was killed goes on from its last checkpoint in `--out`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,10 +51,14 @@ class ShapeConfig:
     """Size of embeddings and LSTMs."""
     code: int = 64
     """Size of the code."""
-    noise: float = 0.6
+    noise: float = 0.7
     """Standard deviation of the noise on the code."""
-    answer_scale: float = 0.02
+    answer_scale: float = 0.1
     """Factor on the critic's gradient for the encoder."""
+    layers: tuple[int, ...] = (512, 512)
+    """Hidden layers of generator and critic."""
+    fresh: int = 2
+    """Batches besides the one learnt from whose codes the critic sees in an iteration."""
     init: float = 0.2
     """Parameters of the text side start from U(−init, init)."""
     game: OptimizerConfig = field(
@@ -85,14 +90,15 @@ class ShapeConfig:
             return "ae", autoencoder
         return "arae", ARAEConfig(
             autoencoder=autoencoder,
-            generator=GeneratorConfig(layers=(300, 300), init=0.0, optimizer=self.game),
+            generator=GeneratorConfig(layers=self.layers, init=0.0, optimizer=self.game),
             critic=CriticConfig(
-                layers=(300, 300),
+                layers=self.layers,
                 init=0.0,
                 lipschitz=LipschitzConfig(weight=10.0),
                 optimizer=self.game,
             ),
             answer_scale=self.answer_scale,
+            fresh=self.fresh,
             schedule="alternating" if column == "arae-alternating" else "overlapped",
         )
 
@@ -104,7 +110,9 @@ class CaptionsConfig:
     data: Path
     """Folder of the corpus."""
     out: Path
-    """Folder of the store, the runs and the results."""
+    """Folder of the store, the runs and the samples."""
+    results: Path | None = None
+    """Folder of each column's figures, and of the table; `--out` by default."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of each column."""
     columns: tuple[str, ...] = COLUMNS
@@ -117,7 +125,7 @@ class CaptionsConfig:
     """Longest sentence taken."""
     min_count: int = 2
     """Least count of a word of the vocabulary."""
-    temperatures: tuple[float, ...] = (0.0, 0.5, 0.8, 1.0)
+    temperatures: tuple[float, ...] = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
     """Decoding temperatures to choose from on the validation split; 0 is greedy."""
     trial_samples: int = 6_000
     """Sentences generated for that at each."""
@@ -127,16 +135,42 @@ class CaptionsConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that judges."""
 
+    @property
+    def kept(self) -> Path:
+        """Where the figures are."""
+        return self.results or self.out
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """All that the figures of a column depend on, besides its seed."""
+        everything = asdict(self)
+        for where in ("data", "out", "results", "seeds", "columns", "jobs"):
+            del everything[where]
+        if name == "real":
+            everything = {k: everything[k] for k in ("samples", "max_words", "min_count", "judge")}
+        else:
+            del everything["shape"]
+            system, model = self.shape.system(name)
+            everything |= {"system": system, "model": asdict(model)}
+        return json.loads(json.dumps(everything))
+
+
+def done(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any] | None:
+    """The figures of a column, where it was done with these settings."""
+    result = config.kept / f"{name}-{seed}.json"
+    if not result.is_file():
+        return None
+    figures = json.loads(result.read_text())
+    return figures if figures["settings"] == config.settings(name) else None
+
 
 def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
     """Train a column's model, draw its samples, judge them."""
-    result = config.out / f"{name}-{seed}.json"
-    if result.is_file():
-        return json.loads(result.read_text())
+    if found := done(config, name, seed):
+        return found
     threads = max(1, (os.cpu_count() or 1) // config.jobs)
     torch.set_num_threads(threads)
     store = Store.open(config.out / "store")
-    figures: dict[str, Any] = {"column": name, "seed": seed}
+    figures: dict[str, Any] = {"column": name, "seed": seed} | provenance("benchmarks.captions")
     if name == "real":
         real = read(store.split("train"), config.samples, seed)
         sentences = store.tokenizer.decode_batch(real)
@@ -168,7 +202,8 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
     test = store.tokenizer.decode_batch(read(store.split("test")))
     figures["reverse_perplexity"] = judge.perplexity(test)
     figures["distinct_sentences"] = len(set(sentences)) / len(sentences)
-    result.write_text(json.dumps(figures, indent=2))
+    figures["settings"] = config.settings(name)
+    (config.kept / f"{name}-{seed}.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
@@ -224,7 +259,8 @@ def table(config: CaptionsConfig, results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Do what is not done yet, then write the table."""
     config = tyro.cli(CaptionsConfig, prog="python -m benchmarks.captions")
-    config.out.mkdir(parents=True, exist_ok=True)
+    for folder in (config.out, config.kept):
+        folder.mkdir(parents=True, exist_ok=True)
     if not (config.out / "store").is_dir():
         prepare(
             PrepareConfig(
@@ -239,9 +275,10 @@ def main() -> None:
     results = []
     for figures in jobs(config):
         results.append(figures)
-        print(json.dumps(figures), flush=True)
+        shown = {k: v for k, v in figures.items() if k != "settings"}
+        print(json.dumps(shown), flush=True)
     text = table(config, results)
-    (config.out / "table.md").write_text(text + "\n")
+    (config.kept / "table.md").write_text(text + "\n")
     print(text)
 
 
