@@ -75,9 +75,9 @@ class TimedEngine(TorchEngine):
         super().__init__(name, module, config, steps)
         self.seconds: list[float] = []
 
-    def step(self, step: int) -> float | Tensor:
+    def step(self, key: Key) -> float | Tensor:
         start = time.perf_counter()
-        norm = super().step(step)
+        norm = super().step(key)
         self.seconds.append(time.perf_counter() - start)
         return norm
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-OPERATIONS = ("lstm", "reparameterize", "gradient_penalty", "linear_cross_entropy")
+OPERATIONS = ("lstm", "reparameterize", "gradient_penalty", "linear_cross_entropy", "noise")
 
 Path = Literal["torch", "triton"]
 
@@ -30,12 +30,14 @@ _ON_CPU = {
     "reparameterize": "noise recomputed from the seed in backward",
     "gradient_penalty": "closed form, first-order backward",
     "linear_cross_entropy": "chunked logits, gradients made in forward",
+    "noise": "torch's generator",
 }
 _ON_GPU = {
     "lstm": "persistent sweep, W_hh on chip; double backward by sweeps",
     "reparameterize": "sample and KL in one pass, noise recomputed from the seed in backward",
     "gradient_penalty": "closed form; cuBLAS products, row work fused",
     "linear_cross_entropy": "chunked logits, softmax and gradient in one pass over a chunk",
+    "noise": "Philox from a seed that stays on the device",
 }
 
 _forced: Path | None = None

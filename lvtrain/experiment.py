@@ -27,9 +27,10 @@ from lvtrain.systems import System, entry
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
-from lvtrain.training.game import Game
+from lvtrain.training.game import Playable
 from lvtrain.training.log import RunLog
 from lvtrain.training.memory import keep_freed_memory
+from lvtrain.training.replay import Recorded, cuda_graph
 from lvtrain.training.trainer import Outcome, restore, train
 from lvtrain.training.watch import Watch
 
@@ -168,13 +169,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _game(system: System, settings: TrainConfig) -> Game:
+def _game(system: System, settings: TrainConfig) -> Playable:
     watch = Watch(next(cast(nn.Module, system).parameters()).device)
 
     def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
         return TorchEngine(name, module, optimizer, settings.steps, watch)
 
-    return system.game(engine)
+    game = system.game(engine)
+    return game if watch.refused.device.type != "cuda" else Recorded(game, cuda_graph())
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

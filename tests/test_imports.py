@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 # Each layer may import itself and what stands before it.
 LAYERS = [
     ["lvtrain.errors"],
-    ["lvtrain.randomness", "lvtrain.config"],
+    ["lvtrain.config"],
     ["lvtrain.kernels"],
+    ["lvtrain.randomness"],
     ["lvtrain.data"],
     ["lvtrain.modules"],
     ["lvtrain.objectives"],

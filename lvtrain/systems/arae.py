@@ -182,8 +182,8 @@ class CodeAdversary:
             cost = penalty(arae.critic, real, fake, mix, config.lipschitz)
             metrics["penalty"] = cost.detach()
             loss = loss + cost
-        self.engines["critic"].backward(loss, key.step)
-        self.engines["critic"].step(key.step)
+        self.engines["critic"].backward(loss, key)
+        self.engines["critic"].step(key)
         if config.lipschitz.kind == "clip":
             clip_weights(arae.critic, config.lipschitz.clip)
         return metrics
@@ -200,8 +200,8 @@ class CodeAdversary:
         fake = arae.sample_codes(rows, key.fold("noise"), device)
         score, gradient = self._score(fake.detach())
         # The chain rule cut at the codes: the critic's parameters need no gradient here.
-        self.engines["generator"].backward((fake * gradient).sum(), key.step)
-        self.engines["generator"].step(key.step)
+        self.engines["generator"].backward((fake * gradient).sum(), key)
+        self.engines["generator"].step(key)
         return {"generator": score, "generated_norm": fake.detach().norm(dim=1).mean()}
 
     def _score(self, codes: Float[Tensor, "B C"]) -> tuple[Tensor, Float[Tensor, "B C"]]:

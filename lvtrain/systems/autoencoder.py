@@ -130,7 +130,7 @@ class AutoencoderPlayer:
 
     @torch.no_grad()
     def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
-        keys = [key.fold(batch.index) for batch in batches]
+        keys = [key.fold("shown", place) for place in range(len(batches))]
         seen = [self._corrupted(batch, k) for batch, k in zip(batches, keys, strict=True)]
         if self.autoencoder.config.dropout or not seen:
             # Each batch's dropout is drawn by its own key.
@@ -157,8 +157,10 @@ class AutoencoderPlayer:
         assert self._batch is not None and self._codes is not None, "decode follows propose"
         config, key, batch = self.autoencoder.config, self._key, self._batch
         codes = self._codes
-        std = config.noise * config.noise_decay ** (key.step // 100)
-        if std:
+        if config.noise:
+            std = key.number(
+                "code noise", lambda step: config.noise * config.noise_decay ** (step // 100)
+            )
             noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
             codes = codes + std * noise
         dropout = key.fold("decoder dropout").generator(codes.device) if config.dropout else None
@@ -177,9 +179,9 @@ class AutoencoderPlayer:
             terms.append((self._codes * answer["codes"]).sum())
             figures["answer_norm"] = answer["codes"].norm()
         # Told apart: of their sum nobody could say which of the players went astray.
-        self.engine.backward(torch.stack(terms).sum(), self._key.step, figures)
+        self.engine.backward(torch.stack(terms).sum(), self._key, figures)
         metrics: Metrics = dict(figures)
-        norm = self.engine.step(self._key.step)
+        norm = self.engine.step(self._key)
         if self._loss is not None:
             metrics["gradient_norm"] = norm
         self._clear()

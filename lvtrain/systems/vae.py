@@ -113,11 +113,11 @@ class VAE(nn.Module):
         nll = self.decoder.cross_entropy(
             z, batch.tokens, batch.lengths, inputs, dropout, config.dropout, reduction="sum"
         )
-        beta = config.kl.weight(key.step)
+        beta = key.number("beta", config.kl.weight)
         loss = nll / rows + beta * kl_term(kl, config.kl)
         return loss, {
             "loss": loss.detach(),
-            "reconstruction": nll.detach() / batch.words,
+            "reconstruction": nll.detach() / batch.lengths.sum(),
             "kl": kl.detach().sum() / rows,
             "elbo": -(nll.detach() + kl.detach().sum()) / rows,
             "beta": beta,

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from lvtrain.config import OptimizerConfig
+from lvtrain.randomness import Key
 from lvtrain.training.watch import Watch
 
 
 class Engine(Protocol):
     """Updates the parameters of one module."""
 
-    def backward(self, loss: Tensor, step: int, terms: Mapping[str, Tensor] | None = None) -> None:
-        """Differentiate `loss`, the only one of this update, at training step `step`.
+    def backward(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None = None) -> None:
+        """Differentiate `loss`, the only one of this update, at the training step of `key`.
 
         Raises NonFiniteLoss before it, naming one of the `terms` that make up the loss where it is
         theirs; an engine that does not wait for its device raises it at a later `check` instead,
@@ -29,9 +30,9 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, step: int) -> float | Tensor:
-        """Update the parameters at training step `step`; gives the gradient norm before clipping
-        (0 where clipping is off)."""
+    def step(self, key: Key) -> float | Tensor:
+        """Update the parameters at the training step of `key`; gives the gradient norm before
+        clipping (0 where clipping is off)."""
         ...
 
     def check(self) -> None:
@@ -66,28 +67,29 @@ class TorchEngine:
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.parameters = parameters
         self.watch = watch or Watch(parameters[0].device)
+        on_gpu = parameters[0].is_cuda
         if config.kind == "adam":
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                parameters, lr=config.lr, betas=config.betas, fused=True
+                parameters, lr=config.lr, betas=config.betas, fused=True, capturable=on_gpu
             )
         else:
             self.optimizer = torch.optim.SGD(
                 parameters, lr=config.lr, fused=self.watch.deferred or None
             )
 
-    def backward(self, loss: Tensor, step: int, terms: Mapping[str, Tensor] | None = None) -> None:
+    def backward(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None = None) -> None:
         for quantity, term in {**(terms or {}), "loss": loss}.items():
-            self.watch.note(self.name, quantity, term, step)
+            self.watch.note(self.name, quantity, term, key)
         # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
 
-    def step(self, step: int) -> float | Tensor:
-        rate = self.config.rate(step, self.steps)
+    def step(self, key: Key) -> float | Tensor:
+        rate = key.number(f"rate of {self.name}", lambda step: self.config.rate(step, self.steps))
         total = None
         if self.config.clip:
             total = self._gradient_norm()
-            self.watch.note(self.name, "gradient norm", total, step)
+            self.watch.note(self.name, "gradient norm", total, key)
         if self.watch.deferred:
             # The fused optimisers divide the gradients by the one and heed the other, on the
             # device: clipping costs no pass over the gradients, and nothing has to be read.
@@ -96,7 +98,7 @@ class TorchEngine:
             self.optimizer.found_inf = self.watch.refused  # type: ignore[attr-defined]
         elif total is not None and self.config.kind == "sgd":
             # lr · (s · g) = (lr · s) · g: one pass over the gradients less.
-            rate *= min(1.0, self.config.clip / (total.item() + 1e-6))
+            rate = rate * min(1.0, self.config.clip / (total.item() + 1e-6))
         elif total is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, total)
         for group in self.optimizer.param_groups:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from lvtrain.data.batches import Batch, Batches
+from lvtrain.data.batches import Batch
 from lvtrain.randomness import Key
 from lvtrain.training.engine import Engine
 
@@ -27,6 +27,30 @@ Tensors = Mapping[str, Tensor]
 Metrics = dict[str, float | Tensor]
 """Figures of an iteration; a tensor of one number stays where it is until it is written down."""
 Schedule = Literal["overlapped", "alternating"]
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def at(self, index: int) -> Batch:
+        """Batch `index`, counted from the start of training."""
+        ...
+
+
+class Playable(Protocol):
+    """What can be trained: something that plays an iteration at a time."""
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """Every engine, by the name of its part of a checkpoint."""
+        ...
+
+    @property
+    def batches_per_iteration(self) -> int: ...
+
+    def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
+        """Play iteration `key.step`; gives its metrics and the words the model learnt from."""
+        ...
 
 
 class ModelPlayer(Protocol):
@@ -41,7 +65,7 @@ class ModelPlayer(Protocol):
 
     def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
         """What the adversary is to see of batches that the model does not learn from, with `key`
-        folded by the index of each."""
+        folded by the place of each among them."""
         ...
 
     def decode(self) -> None:
@@ -74,8 +98,8 @@ class SoloPlayer:
         self._cost, self._metrics = self._loss(self._batch, self._key)
 
     def learn(self, answer: Tensors | None) -> Metrics:
-        self._engine.backward(self._cost, self._key.step)
-        return {**self._metrics, "gradient_norm": self._engine.step(self._key.step)}
+        self._engine.backward(self._cost, self._key)
+        return {**self._metrics, "gradient_norm": self._engine.step(self._key)}
 
 
 class AdversaryPlayer(Protocol):
@@ -134,7 +158,7 @@ class Game:
             return 1
         return 1 + self.fresh if self.schedule == "overlapped" else 2 + self.adversary.rounds
 
-    def iterate(self, batches: Batches, key: Key) -> tuple[Metrics, int]:
+    def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
         """Play iteration `key.step`; gives its metrics and the words the model learnt from."""
         first = key.step * self.batches_per_iteration
         batch = batches.at(first)
@@ -147,7 +171,7 @@ class Game:
         return play(self.adversary, batch, batches, others, key), batch.words
 
     def _overlapped(
-        self, adversary: AdversaryPlayer, batch: Batch, batches: Batches, others: range, key: Key
+        self, adversary: AdversaryPlayer, batch: Batch, batches: Source, others: range, key: Key
     ) -> Metrics:
         proposals = [self.model.propose(batch, key)]
         proposals += self.model.show([batches.at(i) for i in others], key)
@@ -156,7 +180,7 @@ class Game:
         return self.model.learn(answer) | metrics
 
     def _alternating(
-        self, adversary: AdversaryPlayer, batch: Batch, batches: Batches, others: range, key: Key
+        self, adversary: AdversaryPlayer, batch: Batch, batches: Source, others: range, key: Key
     ) -> Metrics:
         self.model.propose(batch, key)
         self.model.decode()
@@ -164,6 +188,6 @@ class Game:
         # The model rests while the critic learns: one look at all its batches gives the same codes.
         for n, seen in enumerate(self.model.show([batches.at(i) for i in others[:-1]], key)):
             metrics |= adversary.criticise(seen, key.fold("critic", n))
-        proposal = self.model.propose(batches.at(others[-1]), key.fold(others[-1]))
+        proposal = self.model.propose(batches.at(others[-1]), key.fold(len(others)))
         metrics |= self.model.learn(adversary.answer(proposal))
         return metrics | adversary.generate(len(batch.rows), key.fold("generator"))

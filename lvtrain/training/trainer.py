@@ -21,7 +21,7 @@ from lvtrain.data.batches import Batches
 from lvtrain.errors import NonFiniteLoss, UserError
 from lvtrain.randomness import Key
 from lvtrain.training.checkpoint import Checkpoint, commit, replace_file
-from lvtrain.training.game import Game
+from lvtrain.training.game import Playable
 from lvtrain.training.log import RunLog
 
 Validate = Callable[[int], Mapping[str, float]]
@@ -60,7 +60,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(signum, handler)
 
 
-def restore(game: Game, checkpoint: Checkpoint) -> None:
+def restore(game: Playable, checkpoint: Checkpoint) -> None:
     """Put every engine of the game back to where a checkpoint left it.
 
     Raises UserError, naming the file, where the checkpoint is another system's.
@@ -74,7 +74,7 @@ def restore(game: Game, checkpoint: Checkpoint) -> None:
 
 
 def train(
-    game: Game,
+    game: Playable,
     batches: Batches,
     config: TrainConfig,
     run: Path,
@@ -168,7 +168,7 @@ def _check_finite(state: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _report_nonfinite(
-    run: Path, game: Game, batches: Batches, step: int, error: NonFiniteLoss
+    run: Path, game: Playable, batches: Batches, step: int, error: NonFiniteLoss
 ) -> Path:
     """Write down the step, the player and the batches of an iteration that was not taken."""
     first = step * game.batches_per_iteration

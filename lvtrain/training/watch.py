@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lvtrain.errors import NonFiniteLoss
+from lvtrain.randomness import Key
 
 
 class Watch:
@@ -30,7 +31,7 @@ class Watch:
         self._first = torch.zeros(3, dtype=torch.float64, device=device)
         self._figures: list[tuple[str, str]] = []
 
-    def note(self, player: str, quantity: str, value: Tensor, step: int) -> None:
+    def note(self, player: str, quantity: str, value: Tensor, key: Key) -> None:
         """Look at a figure; raises NonFiniteLoss at once unless `deferred`."""
         if not self.deferred:
             if not math.isfinite(found := value.item()):
@@ -38,12 +39,14 @@ class Watch:
             return
         if (player, quantity) not in self._figures:
             self._figures.append((player, quantity))
-        number = self._figures.index((player, quantity))
+        place = self._figures.index((player, quantity))
         value = value.detach().to(self._first.dtype)
         new = ~value.isfinite() & (self.refused == 0)
-        place = torch.full_like(value, number), torch.full_like(value, step)
-        self._first = torch.where(new, torch.stack([*place, value]), self._first)
-        self.refused = torch.maximum(self.refused, new.to(self.refused.dtype))
+        met = torch.stack([torch.full_like(value, place), torch.zeros_like(value), value])
+        met[1] = key.number("step", float)
+        # In place: work that was recorded goes on reading these tensors.
+        self._first.copy_(torch.where(new, met, self._first))
+        self.refused.copy_(torch.maximum(self.refused, new.to(self.refused.dtype)))
 
     def check(self) -> None:
         """Raise NonFiniteLoss for a figure noted before; waits for the device."""

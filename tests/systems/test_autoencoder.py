@@ -39,8 +39,8 @@ def test_batches_shown_together_have_the_codes_they_have_alone(
     player = AutoencoderPlayer(model, TorchEngine("model", model, config.optimizer, 10))
     batches = [Batches(split, batch_size=8, seed=0).at(i) for i in (4, 9, 2)]
     key = Key(seed=0, step=3)
-    for batch, seen in zip(batches, player.show(batches, key), strict=True):
-        alone = player.propose(batch, key.fold(batch.index))["codes"]
+    for place, (batch, seen) in enumerate(zip(batches, player.show(batches, key), strict=True)):
+        alone = player.propose(batch, key.fold("shown", place))["codes"]
         torch.testing.assert_close(seen["codes"], alone)
         assert not seen["codes"].requires_grad
     assert player.show([], key) == []

@@ -6,6 +6,7 @@ from torch import nn
 
 from lvtrain.config import OptimizerConfig
 from lvtrain.errors import NonFiniteLoss
+from lvtrain.randomness import Key
 from lvtrain.training.engine import TorchEngine
 from lvtrain.training.watch import Watch
 
@@ -16,6 +17,10 @@ CONFIGS = [
 ]
 
 
+def at(step: int) -> Key:
+    return Key(seed=0, step=step)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -23,8 +28,8 @@ def network() -> nn.Module:
 
 def update(engine: TorchEngine, step: int) -> float:
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-    engine.backward(10 * engine.module(x).square().mean(), step)
-    return float(engine.step(step))
+    engine.backward(10 * engine.module(x).square().mean(), at(step))
+    return float(engine.step(at(step)))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -58,8 +63,8 @@ def test_a_sparse_gradient_moves_the_weights_as_the_dense_one_does(clip: float) 
         config = OptimizerConfig(kind="sgd", lr=0.5, clip=clip)
         engine = TorchEngine("m", table, config, 10)
         for step in range(3):
-            engine.backward(table(words).exp().sum(), step)
-            norms.append(float(engine.step(step)))
+            engine.backward(table(words).exp().sum(), at(step))
+            norms.append(float(engine.step(at(step))))
         tables.append(table.weight.detach())
     assert norms[:3] == pytest.approx(norms[3:], rel=1e-6)
     torch.testing.assert_close(*tables)
@@ -84,7 +89,7 @@ def test_a_nonfinite_loss_is_refused_before_the_update(value: float) -> None:
     engine = TorchEngine("critic", network(), CONFIGS[0], 10)
     before = nn.utils.parameters_to_vector(engine.module.parameters()).clone()
     with pytest.raises(NonFiniteLoss, match="critic: loss is"):
-        engine.backward(engine.module(torch.ones(1, 4)).sum() * value, 0)
+        engine.backward(engine.module(torch.ones(1, 4)).sum() * value, at(0))
     assert torch.equal(before, nn.utils.parameters_to_vector(engine.module.parameters()))
 
 
@@ -92,9 +97,9 @@ def test_a_nonfinite_gradient_is_refused_before_the_update() -> None:
     engine = TorchEngine("model", network(), CONFIGS[1], 10)
     before = nn.utils.parameters_to_vector(engine.module.parameters()).clone()
     # √x has an infinite slope at 0 and a finite value.
-    engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().abs().sqrt(), 0)
+    engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().abs().sqrt(), at(0))
     with pytest.raises(NonFiniteLoss, match="model: gradient norm is"):
-        engine.step(0)
+        engine.step(at(0))
     assert torch.equal(before, nn.utils.parameters_to_vector(engine.module.parameters()))
 
 
@@ -136,8 +141,8 @@ def test_after_a_deferred_loss_that_is_not_finite_no_engine_moves(config: Optimi
     second = TorchEngine("second", network(), config, 10, watch)
     update(first, 0)
     before = [p.detach().clone() for p in first.parameters]
-    first.backward(first.module(torch.full((1, 4), torch.inf)).sum() * 0, 1)
-    first.step(1)
+    first.backward(first.module(torch.full((1, 4), torch.inf)).sum() * 0, at(1))
+    first.step(at(1))
     for engine in (second, first):
         update(engine, 2)
     for engine, were in ((first, before), (second, list(network().parameters()))):

@@ -14,6 +14,7 @@ from lvtrain.presets import preset
 from lvtrain.randomness import Key
 from lvtrain.systems import SYSTEMS, entry
 from lvtrain.training.engine import TorchEngine
+from lvtrain.training.replay import Recorded, cuda_graph
 from lvtrain.training.watch import Watch
 
 pytestmark = [
@@ -58,3 +59,27 @@ def test_an_arae_on_a_gpu_learns_as_on_a_cpu(store: Path) -> None:
         played = [game.iterate(batches, Key(seed=0, step=s))[0] for s in range(5)]
         losses.append([float(metrics["reconstruction"]) for metrics in played])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("system", ["arae", "vae", "lm"])
+def test_recorded_steps_learn_as_played_ones_do_and_never_wait(system: str, store: Path) -> None:
+    data = Store.open(store)
+    config, _ = preset(system, "tiny")
+    _, build = entry(system).load()
+    losses = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        module = build(config, data.tokenizer.vocab_size).to("cuda")
+        watch = Watch("cuda")
+        game = module.game(lambda n, m, c, w=watch: TorchEngine(n, m, c, 40, w))
+        player = Recorded(game, cuda_graph(), widths=64) if recorded else game
+        batches = Batches(data.split("train"), batch_size=16, seed=0, device="cuda")
+        figures = []
+        for step in range(20):
+            if step == 15:
+                torch.cuda.set_sync_debug_mode("error")
+            figures.append(player.iterate(batches, Key(seed=0, step=step))[0])
+        torch.cuda.set_sync_debug_mode("default")
+        watch.check()
+        losses.append([float(next(iter(f.values()))) for f in figures])
+    assert losses[0] == pytest.approx(losses[1], rel=5e-2)
