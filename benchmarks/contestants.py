@@ -19,6 +19,8 @@ from lvtrain.systems.arae import ARAE, ARAEConfig
 from lvtrain.training.engine import TorchEngine
 from lvtrain.training.game import Game, Schedule
 from lvtrain.training.memory import keep_freed_memory
+from lvtrain.training.replay import on_device
+from lvtrain.training.watch import Watch
 
 STEPS = 1_000_000
 """Length of the run that the iterations are taken from: rates may decay towards its end."""
@@ -55,8 +57,10 @@ class Setup:
         torch.manual_seed(self.seed)
         arae = ARAE(replace(self.model, schedule=schedule), self.vocab_size).to(self.device)
 
+        watch = Watch(self.device)
+
         def engine(name: str, module: nn.Module, config: OptimizerConfig) -> TorchEngine:
-            return engine_type(name, module, config, STEPS)
+            return engine_type(name, module, config, STEPS, watch)
 
         return arae, arae.game(engine)
 
@@ -90,7 +94,7 @@ def lvtrain(setup: Setup, schedule: Schedule) -> Step:
     """An iteration as `lvtrain train` takes it; gives its words."""
     setup.start(keep_memory=True)
     batches = setup.batches()
-    _, game = setup.game(schedule)
+    game = on_device(setup.game(schedule)[1], setup.device)
 
     def step(number: int) -> int:
         _, words = game.iterate(batches, Key(seed=setup.seed, step=number))

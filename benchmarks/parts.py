@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.contest import Lap, Step
 from benchmarks.contestants import Setup
-from lvtrain.config import OptimizerConfig
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
 from lvtrain.modules.decoder import real_tokens, shifted
 from lvtrain.objectives.adversarial import critic_loss, penalty
@@ -71,8 +70,8 @@ def parts(
 class TimedEngine(TorchEngine):
     """Notes how long each of its steps takes."""
 
-    def __init__(self, name: str, module: nn.Module, config: OptimizerConfig, steps: int) -> None:
-        super().__init__(name, module, config, steps)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.seconds: list[float] = []
 
     def step(self, key: Key) -> float | Tensor:

@@ -30,7 +30,7 @@ from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held,
 from lvtrain.training.game import Playable
 from lvtrain.training.log import RunLog
 from lvtrain.training.memory import keep_freed_memory
-from lvtrain.training.replay import Recorded, cuda_graph
+from lvtrain.training.replay import on_device
 from lvtrain.training.trainer import Outcome, restore, train
 from lvtrain.training.watch import Watch
 
@@ -175,8 +175,7 @@ def _game(system: System, settings: TrainConfig) -> Playable:
     def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
         return TorchEngine(name, module, optimizer, settings.steps, watch)
 
-    game = system.game(engine)
-    return game if watch.refused.device.type != "cuda" else Recorded(game, cuda_graph())
+    return on_device(system.game(engine), watch.refused.device)
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

@@ -24,7 +24,7 @@ from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import PAD
 from lvtrain.randomness import Key, NotPlayable, Tape
 from lvtrain.training.engine import Engine
-from lvtrain.training.game import Game, Metrics, Source
+from lvtrain.training.game import Game, Metrics, Playable, Source
 
 WIDTHS = 4
 """Batches are padded to a multiple of so many tokens: fewer recordings, a little more padding."""
@@ -53,6 +53,11 @@ def cuda_graph() -> Record:
         return play
 
     return record
+
+
+def on_device(game: Game, device: torch.device | str) -> Playable:
+    """The game as it is played fastest on a device."""
+    return Recorded(game, cuda_graph()) if torch.device(device).type == "cuda" else game
 
 
 class Recorded:
