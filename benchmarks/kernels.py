@@ -1,186 +1,194 @@
-"""Each operation of `lvtrain.kernels` against straightforward PyTorch, forward and backward.
+"""The operations of `lvtrain.kernels` against what else there is, on a GPU or on a CPU.
 
-The shapes are those of the SNLI configuration: 64 sentences of 4 to 16 words, E = H = 300,
-V = 11,004. Medians of interleaved repeats, in milliseconds, with the share of the machine's sgemm
-rate where the operation is matrix products: `python -m benchmarks.kernels --json`.
+    python -m benchmarks.kernels --json
+
+On a GPU: first the race and stress test of the LSTM's barrier among programs, then the ceilings
+(copy bandwidth, matrix rates), then every operation side by side with its rivals, medians of CUDA
+events around CUDA graphs over several sets of inputs, each beside its floor; and the bars that are
+to be cleared. On a CPU: each operation against plain PyTorch at the sizes of SNLI. `--toy` runs all
+of the GPU's comparisons at toy size in Triton's interpreter, to see that they run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.arithmetic import lstm_flops, mlp_flops
 from benchmarks.provenance import provenance
-from lvtrain.kernels import reference
-from lvtrain.kernels.cross_entropy import linear_cross_entropy
-from lvtrain.kernels.gradient_penalty import gradient_penalty
-from lvtrain.kernels.lstm import embedding_lstm, lstm
-from lvtrain.kernels.reparameterize import reparameterize
 
-BATCH, HIDDEN, VOCABULARY = 64, 300, 11004
-SQUARE = 2048
+if TYPE_CHECKING:
+    from benchmarks.gpu.bench import Bench, Row
 
-Work = Callable[[], object]
+LIMIT = 540.0
+"""Seconds that a run on a GPU takes at most."""
 
-
-def measure(work: dict[str, Work], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, taken in turn.
-
-    Each is done once before it is timed: the first call after a large allocation of another's is
-    freed pays for mapping memory anew.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(repeats):
-        for name, do in work.items():
-            do()
-            start = time.perf_counter()
-            do()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+WRITE_EVERY = 2.0
+"""Seconds between two writes of what there is so far."""
 
 
-def sentences(seed: int) -> tuple[Tensor, Tensor]:
-    """Words of Zipf's frequencies, by descending length: about 270 distinct of 640."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(4, 17, (BATCH,), generator=generator).sort(descending=True).values
-    frequencies = 1 / torch.arange(1, VOCABULARY + 1)
-    count = BATCH * int(lengths[0])
-    words = torch.multinomial(frequencies, count, replacement=True, generator=generator)
-    return words.view(BATCH, -1), lengths
+class Report:
+    """The figures of a GPU's run, written to a file as they come, so that a cut run leaves some."""
+
+    def __init__(self, origin: dict[str, Any], out: Path | None) -> None:
+        self.origin, self.out = origin, out
+        self.rows: list[Row] = []
+        self.began = self.written = time.time()
+
+    def add(self, row: Row) -> None:
+        from benchmarks.gpu.table import line
+
+        self.rows.append(row)
+        print(f"[{time.time() - self.began:4.0f} s] {line(row)}", file=sys.stderr, flush=True)
+        if time.time() - self.written > WRITE_EVERY:
+            self.write()
+
+    def figures(self) -> dict[str, Any]:
+        from benchmarks.gpu.bars import judged, memory_shares
+
+        took = round(time.time() - self.began, 1)
+        rows = list(memory_shares(self.rows))
+        # At toy size the interpreter is what is measured.
+        bars = [] if self.origin["size"] == "toy" else judged(self.rows)
+        return self.origin | {"seconds": took, "bars": bars, "rows": rows}
+
+    def write(self) -> None:
+        self.written = time.time()
+        if self.out is not None:
+            beside = self.out.with_name(self.out.name + ".part")
+            beside.write_text(json.dumps(self.figures(), indent=1, ensure_ascii=False) + "\n")
+            beside.replace(self.out)
 
 
-def recurrent() -> tuple[dict[str, Work], dict[str, float]]:
-    """The LSTM over words, over vectors, and packed as `nn.LSTM` has it; the last state is read."""
-    words, lengths = sentences(0)
-    table = (torch.randn(VOCABULARY, HIDDEN) / 10).requires_grad_()
-    layer = nn.LSTM(HIDDEN, HIDDEN, batch_first=True)
-    w_ih, w_hh, bias, _ = layer.parameters()
-    along = torch.randn(BATCH, HIDDEN)
-
-    def over_words() -> Tensor:
-        return embedding_lstm(words, table, w_ih, w_hh, bias, lengths=lengths, sparse=True)[1]
-
-    def over_vectors() -> Tensor:
-        x = F.embedding(words, table, sparse=True)
-        return lstm(x, w_ih, w_hh, bias, lengths=lengths)[1]
-
-    def packed() -> Tensor:
-        x = F.embedding(words, table, sparse=True)
-        return layer(pack_padded_sequence(x, lengths, batch_first=True))[1][0][0]
-
-    def without_graph(f: Callable[[], Tensor]) -> Work:
-        return torch.no_grad()(f)
-
-    def both(f: Callable[[], Tensor]) -> Work:
-        return lambda: torch.autograd.grad(f(), [table, w_ih, w_hh, bias], along)
-
-    flops = lstm_flops(int(lengths.sum()), BATCH, HIDDEN, HIDDEN)
-    variants = {"words": over_words, "vectors": over_vectors, "eager": packed}
-    work: dict[str, Work] = {}
-    for name, f in variants.items():
-        work[f"lstm forward/{name}"] = without_graph(f)
-        work[f"lstm/{name}"] = both(f)
-    return work, {"lstm forward": flops, "lstm": 3 * flops}
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    given = parser.parse_args(argv)
+    device = given.device or ("cuda" if torch.cuda.is_available() and not given.toy else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: expected a GPU for cuda, found none")
+    if given.toy and device == "cuda":
+        parser.error("--toy: runs in the interpreter on a CPU, not with --device cuda")
+    if device == "cpu" and not given.toy:
+        return _on_cpu(given, parser)
+    if given.out is not None and not given.out.parent.is_dir():
+        parser.error(f"--out: no folder {given.out.parent}")
+    return _on_gpu(given, device, parser)
 
 
-def vocabulary() -> tuple[dict[str, Work], dict[str, float]]:
-    words, lengths = sentences(0)
-    count = int(lengths.sum())
-    target = words.reshape(-1)[:count]
-    x = torch.randn(count, HIDDEN).requires_grad_()
-    weight = (torch.randn(VOCABULARY, HIDDEN) / 20).requires_grad_()
-    bias = torch.zeros(VOCABULARY).requires_grad_()
-    work: dict[str, Work] = {
-        f"linear_cross_entropy/{name}": lambda f=f: torch.autograd.grad(  # type: ignore[misc]
-            f(x, weight, target, bias), [x, weight, bias]
-        )
-        for name, f in {
-            "kernel": linear_cross_entropy,
-            "eager": reference.linear_cross_entropy,
-        }.items()
-    }
-    return work, {"linear_cross_entropy": 3 * 2.0 * count * HIDDEN * VOCABULARY}
-
-
-def latent() -> tuple[dict[str, Work], dict[str, float]]:
-    sizes = [HIDDEN, HIDDEN, HIDDEN, 1]
-    critic = nn.Sequential(
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.LeakyReLU(0.2),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.LeakyReLU(0.2),
-        nn.Linear(HIDDEN, 1),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels", description=(__doc__ or "").partition("\n")[0]
     )
-    points = F.normalize(torch.randn(BATCH, HIDDEN))
-    mu, logvar = torch.randn(2, BATCH, HIDDEN).requires_grad_().unbind(0)
-    seed = torch.tensor(0)
-
-    def penalised(f: Callable[..., Tensor]) -> Work:
-        return lambda: torch.autograd.grad(
-            f(critic, points, 10.0), list(critic.parameters()), materialize_grads=True
-        )
-
-    def sampled(f: Callable[..., tuple[Tensor, Tensor]]) -> Work:
-        def work() -> object:
-            z, kl = f(mu, logvar, seed)
-            return torch.autograd.grad(z.sum() + kl.sum(), [mu, logvar])
-
-        return work
-
-    work: dict[str, Work] = {
-        "gradient_penalty/kernel": penalised(gradient_penalty),
-        "gradient_penalty/eager": penalised(reference.gradient_penalty),
-        "reparameterize/kernel": sampled(reparameterize),
-        "reparameterize/eager": sampled(reference.reparameterize),
-    }
-    return work, {"gradient_penalty": 4 * mlp_flops(BATCH, sizes)}
+    add = parser.add_argument
+    add("--device", choices=["cpu", "cuda"], help="cuda where there is a GPU")
+    add("--json", action="store_true", help="print one JSON object, not a table")
+    add("--only", default="", help="an operation, or a section of the GPU's, or part of a name")
+    add("--threads", type=int, default=0, help="CPU threads; 0 takes PyTorch's number")
+    add("--repeats", type=int, default=15, help="CPU: how often each is timed")
+    add("--quick", action="store_true", help="GPU: few sizes")
+    add("--toy", action="store_true", help="the GPU's comparisons in Triton's interpreter")
+    add("--sweeps", type=int, default=100_000, help="GPU: sweeps of the stress test")
+    add("--limit", type=float, default=LIMIT, help="GPU: seconds that a run takes at most")
+    add("--jobs", type=int, default=0, help="GPU: processes that compile; 0 takes most cores")
+    add("--out", type=Path, help="GPU: a file of JSON, rewritten as the figures come")
+    return parser
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    arguments = parser.parse_args()
+def _on_cpu(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from benchmarks import kernels_cpu
+
+    _chosen(given, kernels_cpu.OPERATIONS, parser)
     origin = provenance("benchmarks.kernels")
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    a, out = torch.randn(SQUARE, SQUARE), torch.empty(SQUARE, SQUARE)
-    work: dict[str, Work] = {"sgemm/kernel": lambda: torch.mm(a, a, out=out)}
-    flops = {"sgemm": 2.0 * SQUARE**3}
-    for group in (recurrent, vocabulary, latent):
-        more, counts = group()
-        work |= more
-        flops |= counts
-    took = measure(work, arguments.repeats)
-    rate = flops["sgemm"] / took["sgemm/kernel"]
-    rows = []
-    for name, ms in took.items():
-        op, variant = name.split("/")
-        row: dict[str, str | float] = {"op": op, "variant": variant, "ms": round(ms, 3)}
-        if f"{op}/eager" in took:
-            row["speedup"] = round(took[f"{op}/eager"] / ms, 2)
-        if op in flops:
-            row["sgemm_share"] = round(flops[op] / ms / rate, 3)
-        rows.append(row)
-    if arguments.json:
-        settings = {"threads": arguments.threads, "repeats": arguments.repeats}
+    torch.set_num_threads(given.threads or torch.get_num_threads())
+    rows = kernels_cpu.compare(given.only.replace("-", "_"), given.repeats)
+    if given.json:
+        settings = {"threads": torch.get_num_threads(), "repeats": given.repeats}
         print(json.dumps(origin | settings | {"rows": rows}, indent=1))
-        return
-    print(f"{'operation':24}{'variant':10}{'ms':>10}{'speedup':>10}{'of sgemm':>10}")
-    for row in rows:
-        speedup, share = row.get("speedup", ""), row.get("sgemm_share", "")
-        print(f"{row['op']:24}{row['variant']:10}{row['ms']:10.3f}{speedup:>10}{share:>10}")
+    else:
+        kernels_cpu.show(rows)
+    return 0
+
+
+def _on_gpu(given: argparse.Namespace, device: str, parser: argparse.ArgumentParser) -> int:
+    if given.toy:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+    from benchmarks.gpu.bars import stress_outcome
+    from benchmarks.gpu.bench import Bench
+    from benchmarks.gpu.run import SECTIONS, run
+    from benchmarks.gpu.table import text
+
+    chosen = _chosen(given, SECTIONS, parser)
+    size: Any = "toy" if given.toy else "quick" if given.quick else "full"
+    bench = Bench(
+        device="cuda" if device == "cuda" else "cpu",
+        size=size,
+        sweeps=given.sweeps,
+        seconds=0.02 if given.quick else 0.06,
+        deadline=time.time() + given.limit,
+    )
+    report = Report(_origin(bench, given), given.out)
+    try:
+        run(bench, chosen | {"ceilings"}, report.add, given.jobs or _jobs())
+    finally:
+        report.write()
+    figures = report.figures()
+    if given.json:
+        print(json.dumps(figures, indent=1, ensure_ascii=False))
+    else:
+        for line in text(figures["rows"], figures["bars"]):
+            print(line)
+    _, failed = stress_outcome(report.rows)
+    if failed:
+        print(f"the stress test did not pass in {len(failed)} cases", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _chosen(
+    given: argparse.Namespace, names: Iterable[str], parser: argparse.ArgumentParser
+) -> set[str]:
+    """The names that ``--only`` asks for."""
+    found = {name for name in names if given.only.replace("-", "_") in name}
+    if not found:
+        parser.error(f"--only: expected one of {', '.join(names)}, found {given.only!r}")
+    return found
+
+
+def _jobs() -> int:
+    return max(1, min(14, (os.cpu_count() or 1) - 2))
+
+
+def _origin(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
+    """Hardware, driver, versions and date, and the settings of the run."""
+    found = provenance("benchmarks.kernels", bench.device)
+    for package in ("triton", "liger-kernel", "cut-cross-entropy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    if bench.device == "cuda":
+        found |= {"driver": _driver(), "cuda": torch.version.cuda}
+        found["cudnn"] = torch.backends.cudnn.version()
+    settings = {"size": bench.size, "sweeps": bench.sweeps, "limit": given.limit}
+    return found | settings
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return shown.stdout.strip().splitlines()[0]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

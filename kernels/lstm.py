@@ -45,7 +45,7 @@ def lstm(
     batch, time, inputs = x.shape
     x, w_ih, w_hh, bias, h0, c0 = autocast(x, w_ih, w_hh, bias, h0, c0)
     _check("x", x, (batch, inputs), w_ih, w_hh, bias, h0, c0)
-    if choose("lstm", x.device, x.dtype).path == "triton":
+    if _on_kernels(x, batch * time * len(w_hh)):
         from . import lstm_triton
 
         return lstm_triton.lstm(
@@ -86,7 +86,7 @@ def embedding_lstm(
     batch, time = tokens.shape
     table, w_ih, w_hh, bias, h0, c0 = autocast(table, w_ih, w_hh, bias, h0, c0)
     _check("table", table, (batch, table.shape[1]), w_ih, w_hh, bias, h0, c0)
-    if choose("lstm", table.device, table.dtype).path == "triton":
+    if _on_kernels(table, batch * time * len(w_hh)):
         from . import lstm_triton
 
         on_device = _on_device(lengths, batch, time, tokens.device)
@@ -95,6 +95,11 @@ def embedding_lstm(
         )
     counts = _counts(lengths, batch, time)
     return lstm_packed.embedding_lstm(tokens, table, w_ih, w_hh, bias, h0, c0, counts, sparse)
+
+
+def _on_kernels(like: Tensor, gates: int) -> bool:
+    """Whether the Triton sweeps run: they address the gates of a batch by 32 bits."""
+    return choose("lstm", like.device, like.dtype).path == "triton" and gates < 2**31
 
 
 def _check_lengths(lengths: Tensor, batch: int) -> None:

@@ -102,7 +102,13 @@ def _state(state: Tensor | None, x: Tensor, hidden: int) -> Tensor:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """How a product of float32 is taken: as torch is told to take its own."""
+    if dtype != torch.float32:
+        return "ieee"
+    settings = torch.backends.cuda.matmul
+    if hasattr(settings, "fp32_precision"):
+        return "tf32" if settings.fp32_precision == "tf32" else "ieee"
+    return "tf32" if settings.allow_tf32 else "ieee"
 
 
 def _sweep(
@@ -120,22 +126,24 @@ def _sweep(
     cut = plan(direction, hidden, batch, w_hh.dtype, chip_of(w_hh))
     options = _options(cut, w_hh.dtype) | flags
     columns = triton.cdiv(hidden, cut.BH)
-    if cut.resident:
-        for first in range(0, batch, cut.rows):
-            rows = min(cut.rows, batch - first)
-            tiles = triton.cdiv(rows, cut.BB)
-            counters = w_hh.new_zeros(tiles, dtype=torch.int32)
-            part = [t if t is None or t is w_hh else t[first:] for t in pointers]
-            kernel[columns, tiles](
-                *part, counters, 0, time, time, rows, hidden, *strides, **options,
-                launch_cooperative_grid=True,
-            )  # fmt: skip
-        return
-    steps = range(time) if direction == "forward" else range(time - 1, -1, -1)
-    for t in steps:
-        kernel[columns, triton.cdiv(batch, cut.BB)](
-            *pointers, None, t, t + 1, time, batch, hidden, *strides, **options
-        )
+    # A launch goes to the current device, which need not be the tensors'.
+    with torch.cuda.device_of(w_hh):
+        if cut.resident:
+            for first in range(0, batch, cut.rows):
+                rows = min(cut.rows, batch - first)
+                tiles = triton.cdiv(rows, cut.BB)
+                counters = w_hh.new_zeros(tiles, dtype=torch.int32)
+                part = [t if t is None or t is w_hh else t[first:] for t in pointers]
+                kernel[columns, tiles](
+                    *part, counters, 0, time, time, rows, hidden, *strides, **options,
+                    launch_cooperative_grid=True,
+                )  # fmt: skip
+            return
+        steps = range(time) if direction == "forward" else range(time - 1, -1, -1)
+        for t in steps:
+            kernel[columns, triton.cdiv(batch, cut.BB)](
+                *pointers, None, t, t + 1, time, batch, hidden, *strides, **options
+            )
 
 
 def _options(cut: Plan, dtype: torch.dtype) -> dict[str, Any]:
@@ -419,6 +427,9 @@ _SWEEPS: tuple[tuple[Any, Direction, dict[str, bool]], ...] = (
     (sweeps.tangent, "forward", {"HAS_LENGTHS": True}),
     (sweeps.second, "backward", {"HAS_LENGTHS": True}),
 )
+_SIZES = (
+    (torch.bfloat16, 512, 64), (torch.bfloat16, 300, 512), (torch.float32, 300, 64),
+)  # fmt: skip
 _WIDE = {"cell", "cell_tangent", "dh_kept", "dc_kept", "dc_state"}  # float32 whatever x is
 
 
@@ -427,11 +438,11 @@ def variants() -> list[Variant]:
     found = []
     for target, chip in _CHIPS.items():
         for kernel, direction, flags in _SWEEPS:
-            for dtype, hidden in ((torch.bfloat16, 512), (torch.float32, 300)):
-                cut = plan(direction, hidden, 64, dtype, chip)
+            for dtype, hidden, batch in _SIZES:
+                cut = plan(direction, hidden, batch, dtype, chip)
                 options = _options(cut, dtype) | flags
                 warps, stages = options.pop("num_warps"), options.pop("num_stages")
-                if dtype == torch.float32:
+                if dtype == torch.float32 and target != "gfx942":
                     options["PRECISION"] = "tf32"
                 short = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
                 signature = {
@@ -439,7 +450,7 @@ def variants() -> list[Variant]:
                     for name in kernel.arg_names
                     if name not in options
                 }
-                name = f"lstm/{kernel.fn.__name__} {short} H{hidden} {target}"
+                name = f"lstm/{kernel.fn.__name__} {short} H{hidden} B{batch} {target}"
                 found.append(Variant(name, kernel, signature, options, warps, stages, (target,)))
     return found
 

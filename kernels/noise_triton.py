@@ -40,7 +40,10 @@ def drawn(seed: Tensor, shape: tuple[int, ...], normal: bool, rank: int, world: 
     if count := out.numel():
         width = max(1, count // shape[0])
         grid = (triton.cdiv(count, BLOCK),)
-        draw[grid](seed, out, count, width, rank, world, NORMAL=normal, BLOCK=BLOCK, num_warps=4)
+        with torch.cuda.device_of(seed):
+            draw[grid](
+                seed, out, count, width, rank, world, NORMAL=normal, BLOCK=BLOCK, num_warps=4
+            )
     return out
 
 
