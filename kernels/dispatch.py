@@ -30,7 +30,7 @@ _ON_CPU = {
     "reparameterize": "noise recomputed from the seed in backward",
     "gradient_penalty": "closed form, first-order backward",
     "linear_cross_entropy": "chunked logits, gradients made in forward",
-    "noise": "torch's generator",
+    "noise": "the generator of torch",
 }
 _ON_GPU = {
     "lstm": "persistent sweep, W_hh on chip; double backward by sweeps",
