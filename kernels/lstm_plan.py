@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Left to others: a collective that shares the GPU must find room while a sweep holds its programs.
 RESERVED_SMS = 4
-# What the compiler takes of shared memory besides what `_shared` counts.
+# What the compiler takes of shared memory besides what `_persistent` counts.
 RESERVED_BYTES = 3 * 1024
 # Rows and units of a program, by bytes a number, best first. More of either leave a thread too few
 # registers (`compiled.json`); a larger batch takes more launches.
@@ -51,6 +51,7 @@ class Plan(NamedTuple):
     stages: int
 
 
+@cache
 def plan(direction: Direction, hidden: int, batch: int, dtype: torch.dtype, chip: Chip) -> Plan:
     """Choose the tiles of a sweep.
 

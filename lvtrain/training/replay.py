@@ -113,8 +113,12 @@ class _Take:
     def set(self, batches: list[Batch], step: int) -> None:
         """Put the batches and the numbers of a step where the recording reads them."""
         for fixed, batch in zip(self.batches, batches, strict=True):
-            for name, tensor in _tensors(_padded(batch, self.width)).items():
-                getattr(fixed, name).copy_(tensor)
+            for name, tensor in _tensors(batch).items():
+                room = getattr(fixed, name)
+                if tensor.dim() == 2:
+                    room[:, tensor.shape[1] :] = PAD
+                    room = room[:, : tensor.shape[1]]
+                room.copy_(tensor)
         self.tape.turn(step)
 
     def work(self, game: Game, key: Key) -> Play:
