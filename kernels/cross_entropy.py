@@ -59,13 +59,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if options.reduction == "none":
             ctx.save_for_backward(x, weight, target, bias)
             losses, _ = _sweep(x, weight, target, bias, options, None, (False, False, False))
-            return losses.to(x.dtype)
+            return losses
         scale = torch.ones_like(target, dtype=_working_dtype(x))
         if options.reduction == "mean":
             scale /= (target != options.ignore_index).sum()
         losses, gradients = _sweep(x, weight, target, bias, options, scale, _needed(ctx))
         ctx.save_for_backward(*gradients)
-        return torch.dot(losses, scale).to(x.dtype)
+        return torch.dot(losses, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -84,9 +84,10 @@ def embedding_lstm(
     if tokens.device != table.device:
         raise ValueError(f"tokens: expected on {table.device} like table, found {tokens.device}")
     batch, time = tokens.shape
-    table, w_ih, w_hh, bias, h0, c0 = autocast(table, w_ih, w_hh, bias, h0, c0)
-    _check("table", table, (batch, table.shape[1]), w_ih, w_hh, bias, h0, c0)
-    if _on_kernels(table, batch * time * len(w_hh)):
+    # The words that are looked up are cast, not the whole table: a row stands for it here.
+    row, w_ih, w_hh, bias, h0, c0 = autocast(table[:1], w_ih, w_hh, bias, h0, c0)
+    _check("table", row, (batch, table.shape[1]), w_ih, w_hh, bias, h0, c0)
+    if _on_kernels(row, batch * time * len(w_hh)):
         from . import lstm_triton
 
         on_device = _on_device(lengths, batch, time, tokens.device)

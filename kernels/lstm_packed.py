@@ -73,7 +73,7 @@ def embedding_lstm(
             f"tokens: expected each in 0..{len(table) - 1}, found {int(words[0])}..{int(words[-1])}"
         )
     layout = layout._replace(source=source, shared=True)
-    x = F.embedding(words, table, sparse=sparse)
+    x = F.embedding(words, table, sparse=sparse).to(w_ih.dtype)
     return _run(x, w_ih, w_hh, bias, h0, c0, layout, order)
 
 

@@ -67,7 +67,7 @@ def embedding_lstm(
         clock = torch.arange(tokens.shape[1], device=tokens.device)
         tokens = tokens.where(clock < lengths.unsqueeze(1), 0)
     x = F.embedding(tokens.T.contiguous(), table, sparse=sparse).transpose(0, 1)
-    return lstm(x, w_ih, w_hh, bias, h0, c0, lengths)
+    return lstm(x.to(w_ih.dtype), w_ih, w_hh, bias, h0, c0, lengths)
 
 
 def _time_first(x: Tensor) -> bool:

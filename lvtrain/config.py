@@ -39,6 +39,7 @@ Share = Annotated[float, Bounds("a share from 0 to 1", lambda x: 0 <= x <= 1)]
 Probability = Annotated[float, Bounds("0 or more and less than 1", lambda x: 0 <= x < 1)]
 # OpenMP, asked for millions of threads, ends the process without a word.
 Threads = Annotated[int, Bounds("0 to 1,024", lambda n: 0 <= n <= 1024)]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ class TrainConfig:
     """Steps between lines of metrics."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
+    precision: Precision = "fp32"
+    """Of the products of an iteration: bf16 by autocast, or a GPU's tf32; the rest is float32."""
     threads: Threads = 0
     """CPU threads; 0 takes as many as torch does, every core or OMP_NUM_THREADS, and config.json
     records their number."""

@@ -84,6 +84,8 @@ def configure(
             "normalisation has nothing to normalise a single sentence by"
         )
     device = choose_device(train_config.device)
+    if train_config.precision == "tf32" and device.type != "cuda":
+        raise UserError(f"--precision tf32: expected a GPU, whose format it is; found {device}")
     store = Store.open(data)
     return RunConfig(
         system=system,

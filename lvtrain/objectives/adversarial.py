@@ -54,7 +54,8 @@ def penalty(
     config: LipschitzConfig,
 ) -> Float[Tensor, ""]:
     """λ E(‖∇D(ĉ)‖ − 1)² at ĉ = mix·real + (1 − mix)·fake, with mix from U[0, 1)."""
-    between = torch.lerp(fake, real, mix)
+    # Under autocast either may be of half precision; the points between are not.
+    between = torch.lerp(fake.to(mix.dtype), real.to(mix.dtype), mix)
     return gradient_penalty(critic, between, config.weight, per_sample=config.per_sample)
 
 

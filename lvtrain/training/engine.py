@@ -82,7 +82,9 @@ class TorchEngine:
             self.watch.note(self.name, quantity, term, key)
         # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # What was computed in half goes back in half; nothing else is to be rounded.
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
 
     def step(self, key: Key) -> float | Tensor:
         rate = key.number(f"rate of {self.name}", lambda step: self.config.rate(step, self.steps))

@@ -23,6 +23,7 @@ from lvtrain.randomness import Key
 from lvtrain.training.checkpoint import Checkpoint, commit, replace_file
 from lvtrain.training.game import Playable
 from lvtrain.training.log import RunLog
+from lvtrain.training.precision import products
 
 Validate = Callable[[int], Mapping[str, float]]
 """Figures on the validation split at a step. The first is the one that selects: lower is better."""
@@ -133,7 +134,8 @@ def train(
         while step < config.steps and not stop():
             key = Key(seed=config.seed, step=step)
             try:
-                metrics, words = game.iterate(batches, key)
+                with products(config.precision, config.device):
+                    metrics, words = game.iterate(batches, key)
                 if (step + 1) % config.log_every == 0:
                     check_engines()
             except NonFiniteLoss as error:
