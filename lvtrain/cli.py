@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from lvtrain.commands.signals import Terminated, signals_raised
 from lvtrain.errors import NonFiniteLoss, UserError, nearest
@@ -36,20 +37,31 @@ _NO_MEMORY = r"tried to allocate [\d.]+ \w+|storage size calculation overflowed"
 
 def main() -> None:
     """Entry point of the `lvtrain` program."""
+    begin(lambda: run(sys.argv[1:]))
+
+
+def begin(program: Callable[[], int]) -> None:
+    """Run a whole program, to its exit status."""
     # Threads of torch's OpenMP wait for each other by spinning, for milliseconds by default: beside
     # any other busy process that is most of the time, and steps become tens of times slower. Read
     # when torch is imported, which is later; who sets it in the environment is heard.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with signals_raised():
-        status = run(sys.argv[1:])
+        status = program()
     sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; gives the exit status: 0, 2 for a mistake of the user's, 1 for a training
-    stopped by a non-finite loss, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run a command line; gives the exit status."""
+    return guarded(lambda: _dispatch(argv))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command and say in a line what went wrong; gives the exit status: 0, 2 for a mistake of
+    the user's, 1 for a training stopped by a non-finite loss, 130 after Ctrl-C, 143 after
+    SIGTERM."""
     try:
-        status = _dispatch(argv)
+        status = command()
         sys.stdout.flush()
         return status
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -31,6 +32,10 @@ class NonFiniteLoss(Exception):
         step: int | None = None,
     ) -> None:
         super().__init__(f"{player}: {quantity} is {value}{where}")
-        self.player, self.quantity, self.value = player, quantity, value
+        self.player, self.quantity, self.value, self.where = player, quantity, value, where
         self.step = step
         """The step it was met at, where that was some steps ago."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An exception is pickled by its message unless told otherwise: workers raise this one."""
+        return type(self), (self.player, self.quantity, self.value, self.where, self.step)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -27,7 +27,7 @@ from lvtrain.systems import System, entry
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
-from lvtrain.training.game import Playable
+from lvtrain.training.game import Game
 from lvtrain.training.log import RunLog
 from lvtrain.training.memory import keep_freed_memory
 from lvtrain.training.replay import on_device
@@ -139,7 +139,17 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
     if settings.validate_every and "valid" in store.splits:
         judge = validation(system, config, store.split("valid"), store.tokenizer)
     if found:
-        restore(game, found)
+        restore(game.engines, found)
+    with logged(config, out, found, new, store) as log:
+        return train(on_device(game, device), batches, settings, out, log, judge, found)
+
+
+@contextmanager
+def logged(
+    config: RunConfig, out: Path, found: Checkpoint | None, new: bool, store: Store
+) -> Iterator[RunLog]:
+    """The log of a run that starts or goes on, in a folder where its configuration stands."""
+    settings = config.train
     complete = found is not None and found.step == settings.steps
     with nullcontext() if complete else recorded(out, config, new=new):
         log = RunLog(
@@ -156,10 +166,7 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
             log.message(f"{out} is complete at step {found.step}; --steps makes a run longer")
         elif found:
             log.message(f"resuming {out} at step {found.step}")
-        outcome = train(game, batches, settings, out, log, judge, found)
-        if outcome.stopped:
-            log.message(f"stopped at step {outcome.step}; --resume auto goes on from there")
-    return outcome
+        yield log
 
 
 def choose_device(name: str) -> torch.device:
@@ -171,13 +178,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _game(system: System, settings: TrainConfig) -> Playable:
+def _game(system: System, settings: TrainConfig) -> Game:
     watch = Watch(next(cast(nn.Module, system).parameters()).device)
 
     def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
         return TorchEngine(name, module, optimizer, settings.steps, watch)
 
-    return on_device(system.game(engine), watch.refused.device)
+    return system.game(engine)
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

@@ -31,15 +31,18 @@ LAYERS = [
     ["lvtrain.experiment"],
     ["lvtrain.commands"],
     ["lvtrain.cli"],
+    ["lvtrain.cluster"],
 ]
+LINKED = ("kernels", "cluster")
 ONLY = {"triton": "lvtrain.kernels", "ray": "lvtrain.cluster", "deepspeed": "lvtrain.cluster"}
 
 
 def sources() -> list[tuple[str, Path]]:
     found = []
-    for path in sorted((ROOT / "lvtrain").rglob("*.py")) + sorted((ROOT / "kernels").glob("*.py")):
+    folders = [(ROOT / "lvtrain").rglob("*.py"), *((ROOT / n).glob("*.py") for n in LINKED)]
+    for path in (path for found in folders for path in sorted(found)):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(("lvtrain", *parts) if parts[0] == "kernels" else parts)
+        name = ".".join(("lvtrain", *parts) if parts[0] in LINKED else parts)
         found.append((name.removesuffix(".__init__"), path))
     return found
 

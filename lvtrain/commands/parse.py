@@ -30,13 +30,14 @@ def parse(
     example: str,
     default: ArgumentsT | None = None,
     more: str = "",
+    program: str = "lvtrain",
 ) -> ArgumentsT:
-    """Arguments of `lvtrain <command>` as a `kind`, whose fields' docstrings become the help.
+    """Arguments of `<program> <command>` as a `kind`, whose fields' docstrings become the help.
 
     Prints the help, with `more` before the example, and exits 0 when asked for it. Raises UserError
     with the cause, and the nearest flag, in one line.
     """
-    prog = f"lvtrain {command}"
+    prog = f"{program} {command}"
     about = inspect.cleandoc((typing.get_origin(kind) or kind).__doc__ or "")
     parts = [about, more, f"example:\n  {example}"]
     description = "\n\n".join(part for part in parts if part)

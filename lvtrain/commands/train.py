@@ -42,22 +42,40 @@ class TrainArguments(Generic[ConfigT]):
 
 def run(argv: list[str]) -> int:
     """Train; a run that was asked to stop has committed, and exits 0 like one that finished."""
+    parsed = arguments(argv, TrainArguments)
+    if parsed is None:
+        return 0
+    system, given = parsed
+
+    from lvtrain.experiment import carry_out, configure
+
+    config = configure(system, given.model, given.train, given.data, given.preset)
+    carry_out(config, given.out, given.resume)
+    return 0
+
+
+def arguments(
+    argv: list[str], kind: Any, program: str = "lvtrain", command: str = "train", **defaults: Any
+) -> tuple[str, Any] | None:
+    """The system and the arguments of a command that trains, as a `kind` of TrainArguments, whose
+    further fields have `defaults`; None where the help was asked for, which is printed."""
+    words = f"{program} {command}".strip()
     if not argv or argv[0] in ("-h", "--help"):
         systems = "\n".join(f"  {name:6}{e.summary}" for name, e in SYSTEMS.items())
         print(
-            "usage: lvtrain train SYSTEM --data STORE --out RUN [OPTIONS]\n\n"
+            f"usage: {words} SYSTEM --data STORE --out RUN [OPTIONS]\n\n"
             f"systems:\n{systems}\n\n"
-            "example:\n  lvtrain train arae --data store --out runs/first --preset tiny\n\n"
-            "lvtrain train SYSTEM --help lists the options of one."
+            f"example:\n  {words} arae --data store --out runs/first --preset tiny\n\n"
+            f"{words} SYSTEM --help lists the options of one."
         )
-        return 0
+        return None
     system, rest = argv[0], argv[1:]
     if system.startswith("-"):
         raise UserError(
             f"train: expected a system before the flags, one of {', '.join(SYSTEMS)}, found "
-            f"'{system}' (see lvtrain train --help)"
+            f"'{system}' (see {words} --help)"
         )
-    kind, _ = entry(system).load()
+    config, _ = entry(system).load()
     name = _preset_name(rest)
 
     from lvtrain.presets import PRESETS, preset
@@ -65,21 +83,17 @@ def run(argv: list[str]) -> int:
     model, train = preset(system, name)
     # MISSING keeps --data and --out required although the rest has defaults.
     missing: Any = tyro.MISSING
-    default = TrainArguments(data=missing, out=missing, preset=name, model=model, train=train)
-    arguments = parse(
-        TrainArguments[kind],  # type: ignore[valid-type]
+    default = kind(data=missing, out=missing, preset=name, model=model, train=train, **defaults)
+    given = parse(
+        kind[config],
         rest,
-        f"train {system}",
-        f"lvtrain train {system} --data store --out runs/first --preset {name} --steps 1000",
+        f"{command} {system}".strip(),
+        f"{words} {system} --data store --out runs/first --preset {name} --steps 1000",
         default,
         f"{system}: {SYSTEMS[system].summary}\n\npresets:\n{_table(PRESETS[system])}",
+        program,
     )
-
-    from lvtrain.experiment import carry_out, configure
-
-    config = configure(system, arguments.model, arguments.train, arguments.data, name)
-    carry_out(config, arguments.out, arguments.resume)
-    return 0
+    return system, given
 
 
 def _table(presets: Mapping[str, Preset]) -> str:

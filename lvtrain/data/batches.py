@@ -87,6 +87,9 @@ class Batch:
     index: int
     words: int
     """Tokens of the batch, ends counted and padding not."""
+    share: float = 1.0
+    """Words of these rows for each that a rank has on average. Times it, a mean over the words of
+    the rows is, averaged over the ranks, the mean over all words of the whole batch."""
     labels: Int64[Tensor, " B"] | None = None
     targets: Int64[Tensor, "B S"] | None = None
     target_lengths: Int64[Tensor, " B"] | None = None
@@ -271,6 +274,10 @@ class _Window:
         tokens, lengths = split.padded(flat)
         self._tokens = _widened(tokens, max(self._widths), shape)
         self._lengths = lengths.reshape(shape)
+        self._shares = np.ones(len(rows))
+        if world > 1:
+            everyone = (split.lengths(rows.reshape(-1)) + 1).reshape(rows.shape).sum(axis=1)
+            self._shares = self._lengths.sum(axis=1) * world / everyone
         self._labels: np.ndarray | None = None
         self._targets: np.ndarray | None = None
         if split.labelled:
@@ -298,6 +305,7 @@ class _Window:
             rows=self._rows[i].copy(),
             index=index,
             words=int(self._lengths[i].sum()),
+            share=float(self._shares[i]),
             labels=labels,
             targets=targets,
             target_lengths=target_lengths,

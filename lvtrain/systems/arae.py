@@ -189,8 +189,8 @@ class CodeAdversary:
         return metrics
 
     def answer(self, proposal: Tensors) -> Tensors:
-        """∂(−scale · E D(c)) / ∂c."""
-        _, gradient = self._score(proposal["codes"])
+        """∂(−scale · D(c)) / ∂c of each row."""
+        _, gradient = self._scores(proposal["codes"])
         return {"codes": -self.arae.config.answer_scale * gradient}
 
     def generate(self, rows: int, key: Key) -> Metrics:
@@ -198,15 +198,17 @@ class CodeAdversary:
         arae.generator.train()
         device = next(arae.generator.parameters()).device
         fake = arae.sample_codes(rows, key.fold("noise"), device)
-        score, gradient = self._score(fake.detach())
+        scores, gradient = self._scores(fake.detach())
         # The chain rule cut at the codes: the critic's parameters need no gradient here.
-        self.engines["generator"].backward((fake * gradient).sum(), key)
+        self.engines["generator"].backward((fake * gradient).sum(dim=1).mean(), key)
         self.engines["generator"].step(key)
-        return {"generator": score, "generated_norm": fake.detach().norm(dim=1).mean()}
+        return {"generator": scores.mean(), "generated_norm": fake.detach().norm(dim=1).mean()}
 
-    def _score(self, codes: Float[Tensor, "B C"]) -> tuple[Tensor, Float[Tensor, "B C"]]:
-        """E D(c) and its gradient in c."""
+    def _scores(
+        self, codes: Float[Tensor, "B C"]
+    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B C"]]:
+        """D(c) and its gradient in c."""
         codes = codes.detach().requires_grad_()
-        score = self.arae.critic(codes).mean()
-        (gradient,) = torch.autograd.grad(score, codes)
-        return score.detach(), gradient
+        scores = self.arae.critic(codes)
+        (gradient,) = torch.autograd.grad(scores.sum(), codes)
+        return scores.detach(), gradient

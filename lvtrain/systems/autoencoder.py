@@ -164,7 +164,7 @@ class AutoencoderPlayer:
             noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
             codes = codes + std * noise
         dropout = key.fold("decoder dropout").generator(codes.device) if config.dropout else None
-        self._loss = self.autoencoder.decoder.cross_entropy(
+        self._loss = batch.share * self.autoencoder.decoder.cross_entropy(
             codes, batch.tokens, batch.lengths, dropout=dropout, rate=config.dropout
         )
 
@@ -176,8 +176,8 @@ class AutoencoderPlayer:
             figures["reconstruction"] = self._loss.detach()
             terms.append(self._loss)
         if answer is not None:
-            terms.append((self._codes * answer["codes"]).sum())
-            figures["answer_norm"] = answer["codes"].norm()
+            terms.append((self._codes * answer["codes"]).sum(dim=1).mean())
+            figures["answer_norm"] = answer["codes"].norm() / len(answer["codes"])
         # Told apart: of their sum nobody could say which of the players went astray.
         self.engine.backward(torch.stack(terms).sum(), self._key, figures)
         metrics: Metrics = dict(figures)

@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         self.train()
         rate = self.config.dropout
         dropout = key.fold("dropout").generator(batch.tokens.device) if rate else None
-        loss = self.decoder.cross_entropy(
+        loss = batch.share * self.decoder.cross_entropy(
             None, batch.tokens, batch.lengths, dropout=dropout, rate=rate
         )
         return loss, {"cross_entropy": loss.detach()}

@@ -117,7 +117,7 @@ class VAE(nn.Module):
         loss = nll / rows + beta * kl_term(kl, config.kl)
         return loss, {
             "loss": loss.detach(),
-            "reconstruction": nll.detach() / batch.lengths.sum(),
+            "reconstruction": batch.share * nll.detach() / batch.lengths.sum(),
             "kl": kl.detach().sum() / rows,
             "elbo": -(nll.detach() + kl.detach().sum()) / rows,
             "beta": beta,

@@ -26,7 +26,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +36,9 @@ import torch
 from torch import Tensor
 
 from lvtrain.errors import UserError
+
+FileRecord = dict[str, Any]
+"""Size and SHA-256 of a file, as the manifest has them."""
 
 FORMAT = 1
 LATEST = "LATEST"
@@ -66,6 +69,10 @@ _DTYPES = {
 }
 
 
+Write = Callable[[Path], Mapping[str, FileRecord]]
+"""Puts every part of a checkpoint into a folder, and gives the record of each file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A checkpoint whose files were compared with their checksums.
@@ -93,15 +100,14 @@ class Checkpoint:
 def commit(
     folder: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    write: Write,
     meta: Mapping[str, Any],
     keep: int = 2,
     keep_steps: Collection[int] = (),
 ) -> Path:
     """Write the checkpoint of `step`, point `LATEST` to it, and remove old ones.
 
-    `tensors` maps each part ("model", "critic", …) to its named tensors. Tensors that share storage
-    are each written in full: a module that ties its weights ties them again when it loads them.
+    `write` puts every part into the folder it is given, in this process or in others.
     `meta` is what JSON can say, with Python's reading of NaN and Infinity.
     Kept are this one, the `keep - 1` complete ones before it (never fewer than one) and
     `keep_steps`. Steps after this one belong to a continuation that was abandoned; they go first.
@@ -111,16 +117,13 @@ def commit(
     """
     if step < 0:
         raise ValueError(f"step {step} is negative")
-    for part in tensors:
-        if not _PART.fullmatch(part):
-            raise ValueError(f"part '{part}' cannot be a file name")
     path = folder / _name(step)
     writing = folder / f"{_WRITING}{path.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _tidy(folder)
         writing.mkdir()
-        _write(writing, step, tensors, meta)
+        _complete(writing, step, write(writing), meta)
         _put(writing, path)
         replace_file(folder / LATEST, f"{path.name}\n".encode())
     except OSError as error:
@@ -223,20 +226,36 @@ def _raw(tensor: Tensor) -> memoryview:
     return array.data
 
 
-def _write(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]
+def parts(tensors: Mapping[str, Mapping[str, Tensor]]) -> Write:
+    """Writes each part ("model", "critic", …) with its named tensors."""
+    return lambda folder: {
+        f"{part}.safetensors": write_part(folder, part, named) for part, named in tensors.items()
+    }
+
+
+def write_part(folder: Path, part: str, tensors: Mapping[str, Tensor]) -> FileRecord:
+    """Write a part's file of a checkpoint and force it to storage; gives its size and checksum.
+
+    Tensors that share storage are each written in full: a module that ties its weights ties them
+    again when it loads them.
+    """
+    if not _PART.fullmatch(part):
+        raise ValueError(f"part '{part}' cannot be a file name")
+    with (folder / f"{part}.safetensors").open("wb") as file:
+        return _write_all(file, _safetensors(tensors))
+
+
+def _complete(
+    folder: Path, step: int, parts: Mapping[str, FileRecord], meta: Mapping[str, Any]
 ) -> None:
-    """Write every file of a checkpoint, and force the files and the folder to storage."""
-    files: dict[str, dict[str, Any]] = {}
-    for part, named in tensors.items():
-        with (folder / f"{part}.safetensors").open("wb") as file:
-            files[f"{part}.safetensors"] = _write_all(file, _safetensors(named))
+    """Write what a checkpoint has besides its parts, and force the folder to storage."""
+    files = dict(parts)
     with (folder / "meta.json").open("wb") as file:
         files["meta.json"] = _write_all(file, [_json(meta)])
     manifest = {
         "format": FORMAT,
         "step": step,
-        "parts": sorted(tensors),
+        "parts": sorted(name.removesuffix(".safetensors") for name in parts),
         "files": files,
         "versions": _versions(),
     }
@@ -271,7 +290,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
         yield _raw(tensors[name])
 
 
-def _write_all(file: BinaryIO, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+def _write_all(file: BinaryIO, pieces: Iterable[bytes | memoryview]) -> FileRecord:
     """Write the pieces, force them to storage, and give their size and checksum."""
     checksum, size = hashlib.sha256(), 0
     for piece in pieces:

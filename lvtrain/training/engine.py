@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lvtrain.config import OptimizerConfig
+from lvtrain.errors import NonFiniteLoss
 from lvtrain.randomness import Key
 from lvtrain.training.watch import Watch
 
@@ -87,7 +88,7 @@ class TorchEngine:
             loss.backward()
 
     def step(self, key: Key) -> float | Tensor:
-        rate = key.number(f"rate of {self.name}", lambda step: self.config.rate(step, self.steps))
+        rate = self.rate(key)
         total = None
         if self.config.clip:
             total = self._gradient_norm()
@@ -108,6 +109,10 @@ class TorchEngine:
         self.optimizer.step()
         return 0.0 if total is None else total
 
+    def rate(self, key: Key) -> float | Tensor:
+        """The learning rate of a step."""
+        return key.number(f"rate of {self.name}", lambda step: self.config.rate(step, self.steps))
+
     def check(self) -> None:
         self.watch.check()
 
@@ -123,7 +128,7 @@ class TorchEngine:
         return nn.utils.get_total_norm(gradients, foreach=True)
 
     def state(self) -> dict[str, Tensor]:
-        state = {f"module.{name}": t for name, t in self.module.state_dict().items()}
+        state = self.module_state()
         for name, parameter in self.module.named_parameters():
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 if tensor is not None:
@@ -131,16 +136,35 @@ class TorchEngine:
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        module = {n.removeprefix("module."): t for n, t in state.items() if n.startswith("module.")}
-        _check_shapes(module, self.module.state_dict())
-        self.module.load_state_dict(module)
+        self.load_module(state)
         for name, parameter in self.module.named_parameters():
-            prefix = f"optimizer.{name}."
-            held = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            if held:
+            if held := self.moments_of(name, state):
                 self.optimizer.state[parameter] = {
                     key: tensor.to(parameter.device) for key, tensor in held.items()
                 }
+
+    def module_state(self) -> dict[str, Tensor]:
+        """What `state` has of the module: parameters and buffers."""
+        return {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+
+    def load_module(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `module_state` gave."""
+        module = {n.removeprefix("module."): t for n, t in state.items() if n.startswith("module.")}
+        _check_shapes(module, self.module.state_dict())
+        self.module.load_state_dict(module)
+
+    @staticmethod
+    def moments_of(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `state` has of the optimiser's running means of one parameter, by their names."""
+        prefix = f"optimizer.{name}."
+        return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def check_finite(player: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise NonFiniteLoss, naming the first tensor of a player that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            raise NonFiniteLoss(player, name, tensor[~finite][0].item())
 
 
 def _check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from lvtrain.data.batches import Batch
 from lvtrain.randomness import Key
-from lvtrain.training.engine import Engine
+from lvtrain.training.checkpoint import FileRecord, parts
+from lvtrain.training.engine import Engine, check_finite
 
 Tensors = Mapping[str, Tensor]
 Metrics = dict[str, float | Tensor]
@@ -41,15 +43,23 @@ class Playable(Protocol):
     """What can be trained: something that plays an iteration at a time."""
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
-        """Every engine, by the name of its part of a checkpoint."""
-        ...
-
-    @property
     def batches_per_iteration(self) -> int: ...
 
     def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
         """Play iteration `key.step`; gives its metrics and the words the model learnt from."""
+        ...
+
+    def check(self) -> None:
+        """Raise NonFiniteLoss for a figure that was not finite since the last check."""
+        ...
+
+    def check_state(self) -> None:
+        """Raise NonFiniteLoss, naming the tensor, where what a checkpoint would hold is not all
+        finite."""
+        ...
+
+    def write(self, folder: Path) -> Mapping[str, FileRecord]:
+        """Write every part of a checkpoint into a folder; gives the record of each file."""
         ...
 
 
@@ -117,7 +127,8 @@ class AdversaryPlayer(Protocol):
         ...
 
     def answer(self, proposal: Tensors) -> Tensors:
-        """What the model should learn from the critic about its proposal."""
+        """What the model should learn from the critic about each row of its proposal; the model
+        takes the mean over its rows."""
         ...
 
     def generate(self, rows: int, key: Key) -> Metrics:
@@ -158,8 +169,18 @@ class Game:
             return 1
         return 1 + self.fresh if self.schedule == "overlapped" else 2 + self.adversary.rounds
 
+    def check(self) -> None:
+        for engine in self.engines.values():
+            engine.check()
+
+    def check_state(self) -> None:
+        for name, engine in self.engines.items():
+            check_finite(name, engine.state())
+
+    def write(self, folder: Path) -> Mapping[str, FileRecord]:
+        return parts({name: engine.state() for name, engine in self.engines.items()})(folder)
+
     def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
-        """Play iteration `key.step`; gives its metrics and the words the model learnt from."""
         first = key.step * self.batches_per_iteration
         batch = batches.at(first)
         if self.adversary is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import PAD
 from lvtrain.randomness import Key, NotPlayable, Tape
-from lvtrain.training.engine import Engine
+from lvtrain.training.checkpoint import FileRecord
 from lvtrain.training.game import Game, Metrics, Playable, Source
 
 WIDTHS = 4
@@ -71,15 +72,19 @@ class Recorded:
         self._playable = True
 
     @property
-    def engines(self) -> Mapping[str, Engine]:
-        return self.game.engines
-
-    @property
     def batches_per_iteration(self) -> int:
         return self.game.batches_per_iteration
 
+    def check(self) -> None:
+        self.game.check()
+
+    def check_state(self) -> None:
+        self.game.check_state()
+
+    def write(self, folder: Path) -> Mapping[str, FileRecord]:
+        return self.game.write(folder)
+
     def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
-        """Play iteration `key.step`; gives its metrics and the words the model learnt from."""
         if not self._playable:
             return self.game.iterate(batches, key)
         count = self.batches_per_iteration

@@ -13,15 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lvtrain.config import TrainConfig
-from lvtrain.data.batches import Batches
 from lvtrain.errors import NonFiniteLoss, UserError
 from lvtrain.randomness import Key
 from lvtrain.training.checkpoint import Checkpoint, commit, replace_file
-from lvtrain.training.game import Playable
+from lvtrain.training.engine import Engine
+from lvtrain.training.game import Playable, Source
 from lvtrain.training.log import RunLog
 from lvtrain.training.precision import products
 
@@ -61,12 +58,12 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(signum, handler)
 
 
-def restore(game: Playable, checkpoint: Checkpoint) -> None:
-    """Put every engine of the game back to where a checkpoint left it.
+def restore(engines: Mapping[str, Engine], checkpoint: Checkpoint) -> None:
+    """Put every engine back to where a checkpoint left it.
 
     Raises UserError, naming the file, where the checkpoint is another system's.
     """
-    for name, engine in game.engines.items():
+    for name, engine in engines.items():
         try:
             engine.load(checkpoint.tensors(name))
         except ValueError as error:
@@ -76,7 +73,7 @@ def restore(game: Playable, checkpoint: Checkpoint) -> None:
 
 def train(
     game: Playable,
-    batches: Batches,
+    batches: Source,
     config: TrainConfig,
     run: Path,
     log: RunLog,
@@ -101,33 +98,27 @@ def train(
         where = f" at step {met}: stopped before the update; its batches are in {path}"
         return NonFiniteLoss(error.player, error.quantity, error.value, where)
 
-    def check_engines() -> None:
-        for engine in game.engines.values():
-            engine.check()
-
-    def finite_state() -> dict[str, dict[str, Tensor]]:
+    def check() -> None:
         try:
-            check_engines()
+            game.check()
         except NonFiniteLoss as error:
             raise stopped_before(error, step - 1) from None
-        tensors = {name: engine.state() for name, engine in game.engines.items()}
         try:
-            _check_finite(tensors)
+            game.check_state()
         except NonFiniteLoss as error:
             path = _report_nonfinite(run, game, batches, step - 1, error)
             where = f" after step {step}: not committed; the batches of the step are in {path}"
             raise NonFiniteLoss(error.player, error.quantity, error.value, where) from None
-        return tensors
 
     def save() -> None:
         nonlocal committed
         if committed == step:
             return
-        tensors = finite_state()
+        check()
         keep = [best["step"]] if best else []
         meta = {"step": step, "best": best}
         with log.untimed():
-            commit(run / "checkpoints", step, tensors, meta, config.keep, keep)
+            commit(run / "checkpoints", step, game.write, meta, config.keep, keep)
         committed = step
 
     with stop_requests() as stop:
@@ -137,7 +128,7 @@ def train(
                 with products(config.precision, config.device):
                     metrics, words = game.iterate(batches, key)
                 if (step + 1) % config.log_every == 0:
-                    check_engines()
+                    game.check()
             except NonFiniteLoss as error:
                 raise stopped_before(error, step) from None
             step += 1
@@ -145,7 +136,7 @@ def train(
             last = step == config.steps
             if validate and config.validate_every and (step % config.validate_every == 0 or last):
                 with log.untimed():
-                    finite_state()
+                    check()
                     figures = dict(validate(step))
                 name, value = next(iter(figures.items()))
                 better = math.isfinite(value) and (best is None or value < best["value"])
@@ -158,19 +149,13 @@ def train(
                 save()
         stopped = step < config.steps
         save()
+    if stopped:
+        log.message(f"stopped at step {step}; --resume auto goes on from there")
     return Outcome(step, stopped, best)
 
 
-def _check_finite(state: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raise NonFiniteLoss, naming the first tensor of a player that is not finite."""
-    for player, tensors in state.items():
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
-                raise NonFiniteLoss(player, name, tensor[~finite][0].item())
-
-
 def _report_nonfinite(
-    run: Path, game: Playable, batches: Batches, step: int, error: NonFiniteLoss
+    run: Path, game: Playable, batches: Source, step: int, error: NonFiniteLoss
 ) -> Path:
     """Write down the step, the player and the batches of an iteration that was not taken."""
     first = step * game.batches_per_iteration

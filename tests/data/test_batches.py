@@ -116,9 +116,11 @@ def test_ranks_share_the_batch_of_one(
     whole = read(0, 1)
     parts = [read(rank, world) for rank in range(world)]
     assert sum(part.words for part in parts) == whole.words == int(whole.lengths.sum())
+    for part in parts:
+        assert part.share == pytest.approx(part.words * world / whole.words)
     for rank, part in enumerate(parts):
         for name, value in vars(whole).items():
-            if name != "words":
+            if name not in ("words", "share"):
                 expected = value if name == "index" else value[rank::world]
                 assert np.array_equal(vars(part)[name], expected), name
 

@@ -33,10 +33,10 @@ def codes(n: int = 32) -> torch.Tensor:
     return on_sphere(torch.randn(n, TINY.autoencoder.code_size), TINY.autoencoder.radius)
 
 
-def test_the_answer_is_the_gradient_of_the_encoders_loss() -> None:
+def test_the_answer_is_each_rows_gradient_of_the_encoders_loss() -> None:
     player = adversary(TINY)
     c = codes().requires_grad_()
-    (-TINY.answer_scale * player.arae.critic(c).mean()).backward()
+    (-TINY.answer_scale * player.arae.critic(c).sum()).backward()
     answer = player.answer({"codes": c.detach()})["codes"]
     torch.testing.assert_close(answer, c.grad)
     assert not answer.requires_grad

@@ -40,7 +40,9 @@ def run(config: RunConfig, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     with held(out), recorded(out, config, new=True):
         pass
-    checkpoint.commit(out / "checkpoints", 3, {"model": {"w": torch.ones(2)}}, {"step": 3})
+    checkpoint.commit(
+        out / "checkpoints", 3, checkpoint.parts({"model": {"w": torch.ones(2)}}), {"step": 3}
+    )
     return out
 
 

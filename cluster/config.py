@@ -1,0 +1,69 @@
+"""Where the players of a run are placed, and how long their work may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lvtrain.config import Count, Natural, NotNegative, Positive
+
+Role = Literal["model", "adversary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """How many workers play each part, what each is given, and what is done when one fails.
+
+    None of it changes what is learnt: a run goes on with other workers than it was begun with.
+    """
+
+    workers: Count = 1
+    """Workers of the model: encoder and decoder. They share each batch."""
+    adversaries: Count = 1
+    """Workers of the adversary: critic and generator. A system without one has none."""
+    zero: Literal[0, 1, 2] = 0
+    """ZeRO stage: 1 shards the optimisers' state over a group's workers, 2 the gradients too."""
+    cpus: Positive = 1.0
+    """CPUs of each worker of the model; a whole number of threads, at least one."""
+    adversary_cpus: Positive = 1.0
+    """CPUs of each worker of the adversary."""
+    gpus: NotNegative = 0.0
+    """GPUs of each worker of the model; workers may share one by fractions."""
+    adversary_gpus: NotNegative = 0.0
+    """GPUs of each worker of the adversary."""
+    spread: bool = False
+    """Put workers on different nodes where there are several, instead of close together."""
+    address: str = "auto"
+    """The Ray cluster: auto is the one this process runs in, or else one started here for the run;
+    local is always one of its own."""
+    timeout: Positive = 300.0
+    """Seconds that an iteration, a commit or a validation may take before the worker that holds it
+    up is looked for and the game is started anew."""
+    placement_timeout: Positive = 20.0
+    """Seconds to wait for resources that others hold."""
+    failures: Natural = 3
+    """Restarts without a new checkpoint between them before the run is given up."""
+    ahead: Count = 2
+    """Iterations handed to the workers before the figures of the first are waited for."""
+
+    def cpus_of(self, role: Role) -> float:
+        """CPUs of a worker."""
+        return self.cpus if role == "model" else self.adversary_cpus
+
+    def gpus_of(self, role: Role) -> float:
+        """GPUs of a worker."""
+        return self.gpus if role == "model" else self.adversary_gpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A worker's place: its part, its rank among those with the same part, and their numbers."""
+
+    role: Role
+    rank: int
+    world: int
+    others: int
+    """Workers of the other part."""
+
+    def __str__(self) -> str:
+        return f"{self.role} rank {self.rank} of {self.world}"

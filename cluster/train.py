@@ -1,0 +1,65 @@
+"""`python -m lvtrain.cluster.train SYSTEM …`: `lvtrain train` by workers on a Ray cluster.
+
+Its flags are those of `lvtrain train` and of `ClusterConfig`; it is what `ray job submit` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from lvtrain.cli import begin, guarded
+from lvtrain.cluster.config import ClusterConfig
+from lvtrain.commands.table import show
+from lvtrain.commands.train import ConfigT, TrainArguments, arguments
+from lvtrain.config import check
+
+PROGRAM = "python -m lvtrain.cluster.train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterArguments(TrainArguments[ConfigT]):
+    """Train a system on a store by groups of workers on a Ray cluster.
+
+    The model (encoder and decoder) and the adversary (critic and generator) have workers of their
+    own, and the adversary works while the model decodes. SIGTERM commits a checkpoint and ends the
+    run with status 0; a worker that is lost costs the steps since the last checkpoint.
+    """
+
+    cluster: Annotated[ClusterConfig, tyro.conf.arg(name="")] = field(default_factory=ClusterConfig)
+    dry_run: bool = False
+    """Print what the run would need and exchange beside what is there, and train nothing."""
+    json: bool = False
+    """Print the figures of --dry-run as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """Train on a cluster; exits as `lvtrain train` does."""
+    parsed = arguments(argv, ClusterArguments, PROGRAM, "")
+    if parsed is None:
+        return 0
+    system, given = parsed
+    check(given.cluster)
+
+    from lvtrain.cluster.controller import carry_out
+    from lvtrain.cluster.plan import plan
+    from lvtrain.experiment import configure
+
+    config = configure(system, given.model, given.train, given.data, given.preset)
+    if not given.dry_run:
+        carry_out(config, given.cluster, given.out, given.resume)
+        return 0
+    figures = plan(config, given.cluster)
+    if given.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        show([(name.replace("_", " "), str(value)) for name, value in figures.items()])
+    return 0 if figures["fits"] else 2
+
+
+if __name__ == "__main__":
+    begin(lambda: guarded(lambda: run(sys.argv[1:])))

@@ -1,0 +1,244 @@
+"""The two kinds of workers: the players of a game, each in a process of its own.
+
+A worker holds one player of the system, on DeepSpeed engines that it shares with the other workers
+of its group. What it is asked to do are the steps of `lvtrain.training.game`; what it hands over
+are rows for the workers of the other group (`exchange.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import torch
+from torch import Tensor, nn
+
+from lvtrain.cluster import engine as ds
+from lvtrain.cluster.batch_norm import over_the_group
+from lvtrain.cluster.config import ClusterConfig, Seat
+from lvtrain.cluster.exchange import Packed, merge, pack, split, unpack
+from lvtrain.config import OptimizerConfig, RunConfig
+from lvtrain.data.batches import Batches
+from lvtrain.data.store import Store
+from lvtrain.evaluation.evaluate import validation
+from lvtrain.model import build
+from lvtrain.randomness import Key
+from lvtrain.training import checkpoint
+from lvtrain.training.checkpoint import FileRecord
+from lvtrain.training.engine import Engine, check_finite
+from lvtrain.training.game import AdversaryPlayer, Metrics, ModelPlayer
+from lvtrain.training.memory import keep_freed_memory
+from lvtrain.training.precision import products
+from lvtrain.training.trainer import restore
+from lvtrain.training.watch import Watch
+
+Figures = dict[str, float]
+
+
+class Elsewhere:
+    """The engine of a part that workers of the other group have."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise RuntimeError(f"{self.name} is with the other group: {attribute} is not to be asked")
+
+
+class Worker:
+    """What both kinds have in common: a seat in a group, the parts that it updates."""
+
+    def __init__(self, config: RunConfig, cluster: ClusterConfig, seat: Seat) -> None:
+        self.config, self.cluster, self.seat = config, cluster, seat
+        self._phase = "starting"
+        self._busy = 0.0
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def address(self) -> tuple[str, int]:
+        """Where a group whose first rank this is can meet: this node, and a port that is free."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    @ray.method(concurrency_group="health")
+    def phase(self) -> str:
+        """What the worker is at: answered beside its work, by any worker that is not frozen."""
+        return self._phase
+
+    def start(self, address: str, port: int, found: Path | None, step: int) -> None:
+        """Join the group, build the player, and put it where the checkpoint at `found` left it."""
+        seat = self.seat
+        torch.set_num_threads(max(1, int(self.cluster.cpus_of(seat.role))))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        ds.join(seat.rank, seat.world, address, port, self.cluster.timeout)
+        self.system = build(self.config)
+        module = cast(nn.Module, self.system)
+        module.to(self.device)
+        self.player = self._player()
+        if seat.world > 1:
+            over_the_group(module)
+        if found is not None:
+            restore(self.player.engines, checkpoint.at(found, step))
+        self._phase, self._busy = f"step {step}", 0.0
+
+    def _player(self) -> ModelPlayer | AdversaryPlayer:
+        """The player of this seat, with engines for its parts alone."""
+        of = self.system.game(lambda name, module, config: cast(Engine, Elsewhere(name)))
+        mine = (of.model if self.seat.role == "model" else of.adversary).engines  # type: ignore[union-attr]
+        watch = Watch(self.device, deferred=False)
+
+        def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
+            if name not in mine:
+                return cast(Engine, Elsewhere(name))
+            return ds.DeepSpeedEngine(
+                name, module, optimizer, self.config.train.steps, self.cluster.zero, watch
+            )
+
+        game = self.system.game(engine)
+        player = game.model if self.seat.role == "model" else game.adversary
+        assert player is not None
+        return player
+
+    @contextmanager
+    def _doing(self, phase: str, key: Key | None = None) -> Iterator[None]:
+        """Say what is being done and count its time; products in the precision of the run."""
+        self._phase = phase if key is None else f"step {key.step}, {phase}"
+        started = time.perf_counter()
+        with products(self.config.train.precision, self.device.type):
+            yield
+        self._busy += time.perf_counter() - started
+
+    def _of_rank(self, key: Key) -> Key:
+        return replace(key, rank=self.seat.rank, world=self.seat.world)
+
+    def _handed(self, tensors: Mapping[str, Tensor]) -> Any:
+        """A piece for each worker of the other group that this one meets, in the order of ranks."""
+        if not self.seat.others:
+            return None
+        pieces = split(tensors, self.seat.rank, self.seat.world, self.seat.others)
+        packed = [pack(piece) for piece in pieces]
+        return packed[0] if len(packed) == 1 else tuple(packed)
+
+    def _got(self, pieces: Sequence[Packed]) -> dict[str, Tensor]:
+        """This worker's rows from the pieces that workers of the other group handed over."""
+        tensors = [unpack(piece, self.device) for piece in pieces]
+        return merge(tensors, self.seat.rank, self.seat.world, self.seat.others)
+
+    def save(self, folder: str) -> Mapping[str, FileRecord]:
+        """Write this group's parts of a checkpoint into `folder`, where this is the first rank."""
+        self._phase += ", saving"
+        states = {name: engine.state() for name, engine in self.player.engines.items()}
+        if self.seat.rank:
+            return {}
+        return checkpoint.parts(states)(Path(folder))
+
+    def check_state(self) -> None:
+        """Raise NonFiniteLoss, naming the tensor, where the group's state is not all finite."""
+        for name, engine in self.player.engines.items():
+            check_finite(name, engine.state())
+
+    def weights(self) -> dict[str, Packed]:
+        """The parameters and buffers of this group's parts."""
+        return {n: pack(self.system.parts[n].state_dict()) for n in self.player.engines}
+
+    def busy(self) -> float:
+        """Seconds spent at work since the last time this was asked."""
+        seconds, self._busy = self._busy, 0.0
+        return seconds
+
+
+class AutoencoderWorker(Worker):
+    """A worker of the model: it proposes codes, decodes, and learns."""
+
+    player: ModelPlayer
+
+    def start(self, address: str, port: int, found: Path | None, step: int) -> None:
+        super().start(address, port, found, step)
+        settings, seat = self.config.train, self.seat
+        store = Store.open(self.config.store)
+        self.batches = Batches(
+            store.split("train"),
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            rank=seat.rank,
+            world=seat.world,
+            by_length=settings.by_length,
+            device=self.device,
+        )
+        self._validate = None
+        if seat.rank == 0 and settings.validate_every and "valid" in store.splits:
+            self._validate = validation(
+                self.system, self.config, store.split("valid"), store.tokenizer
+            )
+
+    def propose(self, index: int, key: Key) -> Any:
+        with self._doing("propose", key):
+            return self._handed(self.player.propose(self.batches.at(index), self._of_rank(key)))
+
+    def show(self, indices: Sequence[int], key: Key) -> Any:
+        """What the adversary is to see of batches that are not learnt from, all in one piece a
+        worker: names are numbered by the place of the batch."""
+        with self._doing("show", key):
+            shown = self.player.show([self.batches.at(i) for i in indices], self._of_rank(key))
+            numbered = [
+                {f"{place}:{name}": tensor for name, tensor in tensors.items()}
+                for place, tensors in enumerate(shown)
+            ]
+            return self._handed({name: t for tensors in numbered for name, t in tensors.items()})
+
+    def decode(self) -> None:
+        with self._doing(self._phase.split(",")[0] + ", decode"):
+            self.player.decode()
+
+    def learn(self, key: Key, *answer: Packed) -> Figures:
+        with self._doing("learn", key):
+            return figures(self.player.learn(self._got(answer) if answer else None))
+
+    def validate(self, step: int, theirs: Mapping[str, Packed] | None) -> Figures:
+        """The figures on the validation split, with the parts of the adversary as they are."""
+        self._phase = f"step {step}, validating"
+        for name, weights in (theirs or {}).items():
+            self.system.parts[name].load_state_dict(unpack(weights, self.device))
+        return dict(self._validate(step)) if self._validate else {}
+
+
+class AdversaryWorker(Worker):
+    """A worker of the adversary: it criticises proposals, answers them, and generates."""
+
+    player: AdversaryPlayer
+
+    def criticise(self, place: int | None, key: Key, *proposal: Packed) -> Figures:
+        with self._doing("criticise", key):
+            return figures(self.player.criticise(self._seen(place, proposal), self._of_rank(key)))
+
+    def answer(self, place: int | None, *proposal: Packed) -> Any:
+        with self._doing(self._phase.split(",")[0] + ", answer"):
+            return self._handed(self.player.answer(self._seen(place, proposal)))
+
+    def generate(self, rows: int, key: Key) -> Figures:
+        with self._doing("generate", key):
+            return figures(self.player.generate(rows // self.seat.world, self._of_rank(key)))
+
+    def _seen(self, place: int | None, pieces: Sequence[Packed]) -> dict[str, Tensor]:
+        """A proposal or, where `place` says which, one of those that were shown together."""
+        got = self._got(pieces)
+        if place is None:
+            return got
+        prefix = f"{place}:"
+        return {n.removeprefix(prefix): t for n, t in got.items() if n.startswith(prefix)}
+
+
+def figures(metrics: Metrics) -> Figures:
+    """Figures of an iteration as numbers, which cost less to hand over than tensors."""
+    return {name: float(value) for name, value in metrics.items()}

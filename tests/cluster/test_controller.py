@@ -1,0 +1,261 @@
+"""Whole runs by workers on a Ray cluster: the same weights as one process, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from lvtrain import experiment
+from lvtrain.cluster.config import ClusterConfig
+from lvtrain.cluster.controller import carry_out
+from lvtrain.config import RunConfig
+from lvtrain.errors import NonFiniteLoss, UserError
+from lvtrain.experiment import configure
+from lvtrain.model import Model
+from lvtrain.presets import preset
+from lvtrain.training.checkpoint import Checkpoint, latest
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+SMALL = ClusterConfig(cpus=0.5, adversary_cpus=0.5, timeout=60.0)
+
+
+def configured(store: Path, system: str = "arae", model: Any = None, **train: Any) -> RunConfig:
+    settings = {
+        "steps": 6,
+        "batch_size": 24,
+        "threads": 1,
+        "validate_every": 0,
+        "checkpoint_every": 100,
+        "log_every": 2,
+        "tensorboard": False,
+    }
+    own, defaults = preset(system, "tiny")
+    return configure(system, model or own, replace(defaults, **settings | train), store, "tiny")
+
+
+def newest(run: Path) -> Checkpoint:
+    found = latest(run / "checkpoints")
+    assert found is not None
+    return found
+
+
+def assert_same_bits(run: Path, other: Path) -> None:
+    ours, theirs = newest(run), newest(other)
+    assert ours.step == theirs.step and ours.parts == theirs.parts
+    for part in ours.parts:
+        a, b = ours.tensors(part), theirs.tensors(part)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a), part
+
+
+def assert_near(run: Path, other: Path, tolerance: float) -> None:
+    for part in newest(run).parts:
+        a, b = (
+            torch.cat([t.double().flatten() for n, t in found.items() if n.startswith("module.")])
+            for found in (newest(run).tensors(part), newest(other).tensors(part))
+        )
+        assert (a - b).norm() <= tolerance * b.norm(), (part, float((a - b).norm() / b.norm()))
+
+
+def smooth() -> Any:
+    """ARAE for runs whose sums are taken in another order, where a rounding stays a rounding: no
+    unit of ReLU is turned on or off by it, and no Adam divides by it what is nothing else, as the
+    gradients of biases before a normalisation are, and of the critic's last."""
+    model, _ = preset("arae", "tiny")
+
+    def sgd(part: Any, lr: float, **changes: Any) -> Any:
+        return replace(part, optimizer=replace(part.optimizer, kind="sgd", lr=lr), **changes)
+
+    return replace(
+        model,
+        autoencoder=sgd(model.autoencoder, 0.3),
+        critic=sgd(model.critic, 0.005, activation="tanh"),
+        generator=sgd(model.generator, 0.005, activation="tanh"),
+    )
+
+
+@pytest.mark.parametrize("schedule", ["overlapped", "alternating"])
+def test_one_worker_each_ends_in_the_very_weights_of_one_process(
+    schedule: str, store: Path, tmp_path: Path
+) -> None:
+    model = replace(preset("arae", "tiny")[0], schedule=schedule)
+    config = configured(store, model=model)
+    experiment.carry_out(config, tmp_path / "one")
+    carry_out(config, SMALL, tmp_path / "many")
+    assert_same_bits(tmp_path / "many", tmp_path / "one")
+
+
+@pytest.mark.parametrize(("workers", "adversaries", "zero"), [(2, 1, 0), (2, 2, 1), (1, 2, 2)])
+def test_any_number_of_workers_computes_what_one_process_does(
+    workers: int, adversaries: int, zero: int, store: Path, tmp_path: Path
+) -> None:
+    config = configured(store, model=smooth())
+    cluster = replace(SMALL, workers=workers, adversaries=adversaries, zero=zero)
+    experiment.carry_out(config, tmp_path / "one")
+    carry_out(config, cluster, tmp_path / "many")
+    assert_near(tmp_path / "many", tmp_path / "one", 1e-6)
+
+
+@pytest.mark.parametrize("system", ["lm", "vae"])
+def test_a_system_without_an_adversary_has_workers_of_one_kind(
+    system: str, store: Path, tmp_path: Path
+) -> None:
+    config = configured(store, system, steps=3, validate_every=3)
+    experiment.carry_out(config, tmp_path / "one")
+    carry_out(config, replace(SMALL, workers=2), tmp_path / "many")
+    found, expected = (json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])
+                       for run in ("many", "one"))  # fmt: skip
+    assert found["kind"] == "validation"
+    first = "perplexity" if system == "lm" else "negative_elbo"
+    # A VAE's workers draw their own noise.
+    assert found[first] == pytest.approx(expected[first], rel=1e-5 if system == "lm" else 0.1)
+
+
+def test_a_run_moves_between_a_cluster_and_one_process(store: Path, tmp_path: Path) -> None:
+    config = configured(store, validate_every=6, checkpoint_every=3)
+    experiment.carry_out(config, tmp_path / "one")
+    half = replace(config, train=replace(config.train, steps=3))
+    carry_out(half, SMALL, tmp_path / "run")
+    experiment.carry_out(config, tmp_path / "run", "auto")
+    # Its rates fall towards another end, so it is held to a run of the same past.
+    experiment.carry_out(half, tmp_path / "same")
+    carry_out(config, replace(SMALL, workers=2, zero=1), tmp_path / "same", "auto")
+    assert_near(tmp_path / "same", tmp_path / "run", 1e-3)
+    assert Model.load(tmp_path / "same").generate(2)
+
+
+def workers(kind: str) -> list[psutil.Process]:
+    """The processes of workers of a kind, on this machine."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.is_running() and f"ray::{kind}" in " ".join(p.cmdline())]
+
+
+def steps_done(run: Path) -> int:
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return max((json.loads(line)["step"] for line in lines), default=0)
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def disturb(run: Path, faults: list[tuple[int, Callable[[], None]]]) -> threading.Thread:
+    """Do each fault once the run has come to its step."""
+
+    def wait() -> None:
+        for step, fault in faults:
+            while steps_done(run) < step:
+                time.sleep(0.01)
+            fault()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def send(kind: str, number: int) -> Callable[[], None]:
+    return lambda: workers(kind)[0].send_signal(number)
+
+
+def test_a_run_that_loses_workers_ends_in_the_weights_of_one_that_did_not(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(store, steps=60, checkpoint_every=10, log_every=1)
+    carry_out(config, SMALL, tmp_path / "quiet")
+    run = tmp_path / "disturbed"
+    thread = disturb(
+        run,
+        [
+            (13, send("AutoencoderWorker", signal.SIGKILL)),
+            (27, send("AdversaryWorker", signal.SIGKILL)),
+            (43, send("AdversaryWorker", signal.SIGSTOP)),
+        ],
+    )
+    carry_out(config, replace(SMALL, timeout=8.0), run)
+    thread.join(1)
+    assert not thread.is_alive()
+    assert_same_bits(run, tmp_path / "quiet")
+    said = [line for line in capsys.readouterr().out.splitlines() if "starting again" in line]
+    assert len(said) == 3
+    assert "model rank 0 of 1: the process died" in said[0]
+    assert "adversary rank 0 of 1: the process died" in said[1]
+    assert "adversary rank 0 of 1: frozen" in said[2]
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_run_that_gets_nowhere_is_given_up(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = configured(store, steps=100_000, log_every=1, checkpoint_every=100_000)
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for process in workers("AutoencoderWorker"):
+                process.kill()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="given up after 2 faults without a new checkpoint"):
+            carry_out(config, replace(SMALL, failures=1, timeout=15.0), run)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_report(store: Path, tmp_path: Path) -> None:
+    model, _ = preset("arae", "tiny")
+    optimizer = replace(model.autoencoder.optimizer, kind="sgd", lr=1e30, clip=0.0, decay=0.0)
+    model = replace(model, autoencoder=replace(model.autoencoder, optimizer=optimizer))
+    with pytest.raises(NonFiniteLoss, match="model: .* at step"):
+        carry_out(configured(store, model=model), replace(SMALL, workers=2), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert report["player"] == "model" and len(report["batches"][0]["rows"]) == 24
+
+
+def test_sigterm_commits_and_ends_the_run(store: Path, tmp_path: Path) -> None:
+    config = configured(store, steps=100_000, log_every=1)
+    run = tmp_path / "run"
+    thread = disturb(run, [(3, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    outcome = carry_out(config, SMALL, run)
+    thread.join()
+    assert outcome.stopped and newest(run).step == outcome.step >= 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "said"),
+    [
+        ({"workers": 5}, {}, "--batch-size 24: expected a multiple of --workers 5"),
+        ({"adversaries": 7}, {}, "--batch-size 24: expected a multiple of --adversaries 7"),
+        ({"cpus": 100.0}, {}, "100.5 CPUs needed, 8 there"),
+        ({"gpus": 1.0}, {}, "1 GPUs needed, 0 there"),
+    ],
+)
+def test_workers_that_cannot_be_had_are_refused_in_a_line(
+    changes: dict[str, Any], train: dict[str, Any], said: str, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        carry_out(configured(store, **train), replace(SMALL, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_a_group_cannot_keep_are_refused(store: Path, tmp_path: Path) -> None:
+    model, _ = preset("arae", "tiny")
+    with pytest.raises(UserError, match="--zero 1: expected 0 with the alternating schedule"):
+        config = configured(store, model=replace(model, schedule="alternating"))
+        carry_out(config, replace(SMALL, zero=1), tmp_path / "run")
+    with pytest.raises(UserError, match="--critic.norm batch: couples the rows"):
+        config = configured(store, model=replace(model, critic=replace(model.critic, norm="batch")))
+        carry_out(config, replace(SMALL, adversaries=2), tmp_path / "run")
