@@ -8,7 +8,9 @@ import ray
 import torch
 
 from lvtrain.cluster.config import ClusterConfig
-from lvtrain.cluster.controller import check, connected, game_shape
+from lvtrain.cluster.connect import connected
+from lvtrain.cluster.controller import check
+from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.group import bundles, shortfall
 from lvtrain.config import RunConfig
 from lvtrain.model import build
