@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lvtrain.cluster.group import Groups
+from lvtrain.cluster.metrics import Published
 from lvtrain.cluster.players import Place, RemoteAdversary, RemoteModel
 from lvtrain.cluster.worker import Elsewhere
 from lvtrain.config import RunConfig
@@ -18,9 +19,9 @@ from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
 from lvtrain.model import build
 from lvtrain.randomness import Key
-from lvtrain.training.checkpoint import FileRecord
 from lvtrain.training.engine import Engine
 from lvtrain.training.game import AdversaryPlayer, Game, Metrics, ModelPlayer, Source
+from lvtrain.training.parts import FileRecord
 
 
 def game_shape(config: RunConfig) -> Game:
@@ -64,6 +65,7 @@ class RemoteGame:
             schedule=shape.schedule,
             fresh=shape.fresh,
         )
+        self._published = Published()
         self._asked = time.perf_counter()
 
     @property
@@ -81,6 +83,7 @@ class RemoteGame:
             metrics |= {n: sum(rank[n] for rank in ranks) / len(ranks) for n in ranks[0]}
         if (key.step + 1) % self._every == 0:
             metrics |= self._idle()
+        self._published.step(words, metrics)
         return metrics, words
 
     def _idle(self) -> dict[str, float]:

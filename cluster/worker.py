@@ -31,10 +31,10 @@ from lvtrain.evaluation.evaluate import validation
 from lvtrain.model import build
 from lvtrain.randomness import Key
 from lvtrain.training import checkpoint
-from lvtrain.training.checkpoint import FileRecord
 from lvtrain.training.engine import Engine, check_finite
 from lvtrain.training.game import AdversaryPlayer, Metrics, ModelPlayer
 from lvtrain.training.memory import keep_freed_memory
+from lvtrain.training.parts import FileRecord, parts
 from lvtrain.training.precision import products
 from lvtrain.training.trainer import restore
 from lvtrain.training.watch import Watch
@@ -141,7 +141,7 @@ class Worker:
         states = {name: engine.state() for name, engine in self.player.engines.items()}
         if self.seat.rank:
             return {}
-        return checkpoint.parts(states)(Path(folder))
+        return parts(states)(Path(folder))
 
     def check_state(self) -> None:
         """Raise NonFiniteLoss, naming the tensor, where the group's state is not all finite."""

@@ -16,6 +16,7 @@ takes 14. Being first-order, the result also works under gradient hooks and insi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -109,9 +110,10 @@ def _closed_form(
     x: Tensor, plan: _Plan, needs: list[bool], weight: float, target: float, per_sample: bool
 ) -> list[Tensor | None]:
     """The penalty and the gradients of x and the plan's tensors, None where zero or not needed."""
-    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
+    with _as_given(x):
         tensors = [
-            t if t is None or k % SLOTS > 1 else t.to(x.dtype) for k, t in enumerate(plan.tensors)
+            t if t is None or t.dtype == x.dtype or k % SLOTS > 1 else t.to(x.dtype)
+            for k, t in enumerate(plan.tensors)
         ]
         layers, score = build(plan.kinds, plan.constants, tensors, _pointwise(x))
         a = x
@@ -135,9 +137,21 @@ def _closed_form(
             w, *gradients[at : at + 2] = layer.collect(w, below, (needs[at + 1], needs[at + 2]))
         found: list[Tensor | None] = [penalty]
         for g, need, like in zip((w, *gradients), needs, (x, *plan.tensors), strict=True):
-            known = need and g is not None and like is not None
-            found.append(g.to(like.dtype) if known else None)  # type: ignore[union-attr]
+            if not need or g is None or like is None:
+                found.append(None)
+            else:
+                found.append(g if g.dtype == like.dtype else g.to(like.dtype))
         return found
+
+
+def _as_given(x: Tensor) -> AbstractContextManager[Any]:
+    """Compute on the device of x, in the types that tensors have."""
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return nullcontext()  # the others take as long as a layer of a small critic
+    held = ExitStack()
+    held.enter_context(torch.autocast(x.device.type, enabled=False))
+    held.enter_context(torch.cuda.device_of(x))
+    return held
 
 
 class _GradientPenalty(torch.autograd.Function):
@@ -150,14 +164,18 @@ class _GradientPenalty(torch.autograd.Function):
         weight: float,
         target: float,
         per_sample: bool,
-        *tensors: Tensor | None,
+        *tensors: Tensor,
     ) -> Tensor:
         penalty, *gradients = _closed_form(x, plan, needs, weight, target, per_sample)
         assert penalty is not None
-        given = zip(gradients, needs, (x, *tensors), strict=True)
+        slots = (x, *plan.tensors)
+        present = [k for k, t in enumerate(slots) if t is not None]
         # Zeros are made at the end, in one piece.
-        ctx.zero = [t.shape if n and g is None and t is not None else None for g, n, t in given]
-        ctx.save_for_backward(*gradients)
+        ctx.zero = [
+            slots[k].shape if needs[k] and gradients[k] is None else None  # type: ignore[union-attr]
+            for k in present
+        ]
+        ctx.save_for_backward(*(gradients[k] for k in present))
         return penalty
 
     @staticmethod
@@ -290,12 +308,12 @@ def gradient_penalty(
     needs = [
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in (points, *tensors)
     ]
+    present = [t for t in tensors if t is not None]
     if torch.compiler.is_compiling():
         slots = [slot for slot, t in enumerate(tensors) if t is not None]
-        present = [t for t in tensors if t is not None]
         described = (" ".join(kinds), constants, slots, present, needs)
         return _compiled(points, *described, weight, target, per_sample)[0]
-    return _GradientPenalty.apply(points, plan, needs, weight, target, per_sample, *tensors)
+    return _GradientPenalty.apply(points, plan, needs, weight, target, per_sample, *present)
 
 
 def _pointwise(x: Tensor) -> Pointwise:

@@ -30,11 +30,13 @@ class Pointwise:
 
     def penalise(self, v: Tensor, weight: float, target: float) -> tuple[Tensor, Tensor]:
         """λ mean (‖v_b‖ − target)², and its gradient towards v, which is 0 where v_b is."""
-        norm = torch.linalg.vector_norm(v, dim=1, dtype=torch.promote_types(v.dtype, torch.float32))
+        wide = torch.float32 if v.dtype in (torch.float16, torch.bfloat16) else v.dtype
+        norm = torch.linalg.vector_norm(v, dim=1, dtype=wide)
         excess = norm - target
         penalty = torch.dot(excess, excess) * (weight / len(v))
-        step = excess.div_(norm.masked_fill(norm == 0, torch.inf)).mul_(2 * weight / len(v))
-        return penalty, (v * step.unsqueeze(1)).to(v.dtype)
+        step = excess.div_(norm.masked_fill_(norm == 0, torch.inf)).mul_(2 * weight / len(v))
+        step = step.unsqueeze(1)
+        return penalty, v * step if v.dtype == wide else (v * step).to(v.dtype)
 
     def sloped_sum(self, t: Tensor, a: Tensor, slope: float) -> Tensor:
         """Σ_b φ'(a_b) t_b."""

@@ -57,6 +57,7 @@ def _run(folder: Path) -> dict[str, Any]:
     from lvtrain.errors import UserError
     from lvtrain.model import read_config
     from lvtrain.training import checkpoint
+    from lvtrain.training.parts import digest
 
     if not folder.exists():
         raise UserError(f"inspect: {folder}: no such run or store")
@@ -76,7 +77,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "preset": config.preset,
         "step": found.step,
         "steps": config.train.steps,
-        "digest": checkpoint.digest(tensors),
+        "digest": digest(tensors),
         "parameters": sum(t.numel() for t in tensors.values()),
         "best": found.meta.get("best"),
         "checkpoints": checkpoint.steps(folder / "checkpoints"),

@@ -20,57 +20,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from lvtrain.errors import UserError
+from lvtrain.training.parts import (
+    MANIFEST,
+    META,
+    FileRecord,
+    Write,
+    manifest,
+    to_bytes,
+    vouched,
+    write_file,
+)
 
-FileRecord = dict[str, Any]
-"""Size and SHA-256 of a file, as the manifest has them."""
-
-FORMAT = 1
 LATEST = "LATEST"
 
 # Hidden folders, by what a killed process was doing when it left one behind.
 _WRITING, _REPLACED, _DISCARDED = ".writing-", ".replaced-", ".discarded-"
 _NAME = re.compile(r"step-(\d{8,})")
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CHUNK = 1 << 22
-
-# Names of https://github.com/huggingface/safetensors#format.
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
-Write = Callable[[Path], Mapping[str, FileRecord]]
-"""Puts every part of a checkpoint into a folder, and gives the record of each file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +95,7 @@ def commit(
     """
     if step < 0:
         raise ValueError(f"step {step} is negative")
-    path = folder / _name(step)
+    path = folder / name_of(step)
     writing = folder / f"{_WRITING}{path.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,14 +122,14 @@ def latest(folder: Path) -> Checkpoint | None:
         return None
     named, warnings = _read_latest(folder)
     if named is not None and named not in found:
-        warnings.append(f"{_name(named)} is named by {LATEST} but missing")
+        warnings.append(f"{name_of(named)} is named by {LATEST} but missing")
     newest = max(found) if named is None else named
     for step in sorted(found, key=lambda step: (step > newest, -step)):
         manifest, damage = _inspect(found[step], contents=True)
         if manifest is not None:
-            said = tuple(f"{warning}; using {_name(step)}" for warning in warnings)
+            said = tuple(f"{warning}; using {name_of(step)}" for warning in warnings)
             return _open(found[step], manifest, said)
-        warnings.append(f"{_name(step)} is damaged: {damage}")
+        warnings.append(f"{name_of(step)} is damaged: {damage}")
     raise UserError(f"{folder}: no complete checkpoint: {'; '.join(warnings)}")
 
 
@@ -163,7 +141,7 @@ def at(folder: Path, step: int) -> Checkpoint:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are: {there}")
     manifest, damage = _inspect(found[step], contents=True)
     if manifest is None:
-        raise UserError(f"{folder}: {_name(step)} is damaged: {damage}")
+        raise UserError(f"{folder}: {name_of(step)} is damaged: {damage}")
     return _open(found[step], manifest)
 
 
@@ -172,33 +150,22 @@ def steps(folder: Path) -> list[int]:
     return sorted(_existing(folder))
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of sorted names."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name}\0{_DTYPES[tensor.dtype]}\0{tuple(tensor.shape)}\0".encode())
-        total.update(_raw(tensor))
-    return total.hexdigest()
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file anew, whole or not at all: beside it, forced to storage, then renamed."""
     temporary = path.with_name(f".{path.name}")
     try:
-        with temporary.open("wb") as file:
-            _write_all(file, [data])
+        write_file(temporary, [data])
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _step(name: str) -> int | None:
+def step_of(name: str) -> int | None:
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -213,104 +180,19 @@ def _existing(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for prefix in (_REPLACED, ""):
         for path in folder.glob(f"{prefix}step-*"):
-            step = _step(path.name.removeprefix(prefix))
+            step = step_of(path.name.removeprefix(prefix))
             if step is not None and path.is_dir():
                 found[step] = path
     return found
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor in row-major order; a view where it lies so on the CPU already."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    array: np.ndarray = flat.view(torch.uint8).numpy()
-    return array.data
-
-
-def parts(tensors: Mapping[str, Mapping[str, Tensor]]) -> Write:
-    """Writes each part ("model", "critic", …) with its named tensors."""
-    return lambda folder: {
-        f"{part}.safetensors": write_part(folder, part, named) for part, named in tensors.items()
-    }
-
-
-def write_part(folder: Path, part: str, tensors: Mapping[str, Tensor]) -> FileRecord:
-    """Write a part's file of a checkpoint and force it to storage; gives its size and checksum.
-
-    Tensors that share storage are each written in full: a module that ties its weights ties them
-    again when it loads them.
-    """
-    if not _PART.fullmatch(part):
-        raise ValueError(f"part '{part}' cannot be a file name")
-    with (folder / f"{part}.safetensors").open("wb") as file:
-        return _write_all(file, _safetensors(tensors))
-
-
 def _complete(
-    folder: Path, step: int, parts: Mapping[str, FileRecord], meta: Mapping[str, Any]
+    folder: Path, step: int, records: Mapping[str, FileRecord], meta: Mapping[str, Any]
 ) -> None:
     """Write what a checkpoint has besides its parts, and force the folder to storage."""
-    files = dict(parts)
-    with (folder / "meta.json").open("wb") as file:
-        files["meta.json"] = _write_all(file, [_json(meta)])
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "parts": sorted(name.removesuffix(".safetensors") for name in parts),
-        "files": files,
-        "versions": _versions(),
-    }
-    with (folder / "manifest.json").open("wb") as file:
-        _write_all(file, [_json(manifest)])
+    own = write_file(folder / META, [to_bytes(meta)])
+    write_file(folder / MANIFEST, [manifest(step, records, own)])
     _sync(folder)
-
-
-def _safetensors(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
-    """A file in the safetensors format, piece by piece.
-
-    The library's own writer either builds the whole file in memory or hides which error the storage
-    gave, and refuses shared storage. Widest types first, then by name: a reader views each tensor
-    in place, which needs its offset to be a multiple of its item size.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        tensor = tensors[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for name in order:
-        yield _raw(tensors[name])
-
-
-def _write_all(file: BinaryIO, pieces: Iterable[bytes | memoryview]) -> FileRecord:
-    """Write the pieces, force them to storage, and give their size and checksum."""
-    checksum, size = hashlib.sha256(), 0
-    for piece in pieces:
-        checksum.update(piece)
-        size += file.write(piece)
-    file.flush()
-    os.fsync(file.fileno())
-    return {"bytes": size, "sha256": checksum.hexdigest()}
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _versions() -> dict[str, str]:
-    try:
-        own = importlib.metadata.version("lvtrain")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        own = "unknown"
-    return {"lvtrain": own, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _sync(folder: Path) -> None:
@@ -338,37 +220,25 @@ def _read_latest(folder: Path) -> tuple[int | None, list[str]]:
         text = (folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None, [f"{LATEST} is missing"]
-    step = _step(text)
+    step = step_of(text)
     return step, [] if step is not None else [f"{LATEST} reads '{text[:40]}', not a checkpoint"]
 
 
 def _inspect(path: Path, *, contents: bool) -> tuple[dict[str, Any] | None, str]:
     """The manifest of a complete checkpoint, or None and what is wrong: sizes, then checksums."""
+    step = step_of(path.name.removeprefix(_REPLACED))
+    assert step is not None
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT:
-            return None, f"manifest.json: format {manifest['format']}, expected {FORMAT}"
-        if manifest["step"] != _step(path.name.removeprefix(_REPLACED)):
-            return None, f"manifest.json: of step {manifest['step']}"
-        files = manifest["files"]
-        for name in ("meta.json", *(f"{part}.safetensors" for part in manifest["parts"])):
-            if name not in files:
-                return None, f"manifest.json does not list {name}"
-        for name, expected in files.items():
-            size = (path / name).stat().st_size
-            if size != expected["bytes"]:
-                return None, f"{name}: {size} bytes, expected {expected['bytes']}"
-        if contents:
-            for name, expected in files.items():
-                if _checksum(path / name) != expected["sha256"]:
-                    return None, f"{name}: SHA-256 differs"
+        return vouched(
+            (path / MANIFEST).read_bytes(),
+            step,
+            lambda name: (path / name).stat().st_size,
+            (lambda name: _checksum(path / name)) if contents else None,
+        )
     except FileNotFoundError as error:
         return None, f"{Path(error.filename).name} is missing"
     except OSError as error:
         return None, f"{Path(error.filename or path).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None, "manifest.json cannot be read"
-    return manifest, ""
 
 
 def _checksum(path: Path) -> str:
@@ -383,7 +253,7 @@ def _open(path: Path, manifest: Mapping[str, Any], warnings: tuple[str, ...] = (
     return Checkpoint(
         step=manifest["step"],
         path=path,
-        meta=json.loads((path / "meta.json").read_bytes()),
+        meta=json.loads((path / META).read_bytes()),
         parts=tuple(manifest["parts"]),
         warnings=warnings,
     )

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lvtrain.data.batches import Batch
 from lvtrain.randomness import Key
-from lvtrain.training.checkpoint import FileRecord, parts
 from lvtrain.training.engine import Engine, check_finite
+from lvtrain.training.parts import FileRecord, parts
 
 Tensors = Mapping[str, Tensor]
 Metrics = dict[str, float | Tensor]

@@ -24,8 +24,8 @@ from torch import Tensor
 from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import PAD
 from lvtrain.randomness import Key, NotPlayable, Tape
-from lvtrain.training.checkpoint import FileRecord
 from lvtrain.training.game import Game, Metrics, Playable, Source
+from lvtrain.training.parts import FileRecord
 
 WIDTHS = 4
 """Batches are padded to a multiple of so many tokens: fewer recordings, a little more padding."""

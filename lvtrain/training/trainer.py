@@ -6,9 +6,10 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,12 +19,17 @@ from lvtrain.errors import NonFiniteLoss, UserError
 from lvtrain.randomness import Key
 from lvtrain.training.checkpoint import Checkpoint, commit, replace_file
 from lvtrain.training.engine import Engine
+from lvtrain.training.folder import CHECKPOINTS
 from lvtrain.training.game import Playable, Source
 from lvtrain.training.log import RunLog
+from lvtrain.training.parts import Write
 from lvtrain.training.precision import products
 
 Validate = Callable[[int], Mapping[str, float]]
 """Figures on the validation split at a step. The first is the one that selects: lower is better."""
+Keep = Callable[[int, Write, Mapping[str, Any], int, Collection[int]], object]
+"""Commits a checkpoint: its step, what writes its parts, what to say of it, how many of the newest
+to keep, and which steps besides."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,17 @@ def train(
     log: RunLog,
     validate: Validate | None = None,
     resume: Checkpoint | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Play `game` on `batches` up to `config.steps`; `resume` is where its engines were restored
-    from.
+    from. Checkpoints are committed to the run's folder, or by `keep`.
 
     A step is a pure function of the weights and (seed, step), so a run that was killed and resumed
     ends in the same weights, bit for bit, as one that was not. Raises NonFiniteLoss before the
     update that would have been spoilt, after writing which batch it was to `nonfinite.json`; what
     an update spoilt all the same is neither validated nor committed.
     """
+    keep = keep or partial(commit, run / CHECKPOINTS)
     step = resume.step if resume else 0
     best: dict[str, Any] | None = resume.meta.get("best") if resume else None
     committed = step if resume else -1
@@ -115,10 +123,10 @@ def train(
         if committed == step:
             return
         check()
-        keep = [best["step"]] if best else []
+        best_too = [best["step"]] if best else []
         meta = {"step": step, "best": best}
         with log.untimed():
-            commit(run / "checkpoints", step, game.write, meta, config.keep, keep)
+            keep(step, game.write, meta, config.keep, best_too)
         committed = step
 
     with stop_requests() as stop:

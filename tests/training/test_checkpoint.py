@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
+from lvtrain.training.parts import digest, parts
 
 DTYPES = [
     torch.float64,
@@ -45,7 +46,7 @@ def content(step: int) -> dict[str, dict[str, Tensor]]:
 
 def commit(folder: Path, *steps: int, **options: object) -> None:
     for step in steps:
-        checkpoint.commit(folder, step, checkpoint.parts(content(step)), {"step": step}, **options)  # type: ignore[arg-type]
+        checkpoint.commit(folder, step, parts(content(step)), {"step": step}, **options)  # type: ignore[arg-type]
 
 
 def assert_holds(found: checkpoint.Checkpoint | None, step: int) -> None:
@@ -86,11 +87,11 @@ def named_tensors(draw: st.DrawFn) -> dict[str, Tensor]:
 @settings(max_examples=60, deadline=None)
 def test_any_tensors_come_back_bitwise(tmp_path_factory: pytest.TempPathFactory, tensors) -> None:
     folder = tmp_path_factory.mktemp("checkpoints")
-    checkpoint.commit(folder, 1, checkpoint.parts({"model": tensors}), {})
+    checkpoint.commit(folder, 1, parts({"model": tensors}), {})
     found = checkpoint.latest(folder)
     assert found is not None
     loaded = found.tensors("model")
-    assert checkpoint.digest(loaded) == checkpoint.digest(tensors)
+    assert digest(loaded) == digest(tensors)
     assert {name: tensor.shape for name, tensor in loaded.items()} == {
         name: tensor.shape for name, tensor in tensors.items()
     }
@@ -100,7 +101,7 @@ def test_any_tensors_come_back_bitwise(tmp_path_factory: pytest.TempPathFactory,
 def test_tied_and_strided_tensors_come_back_equal(tmp_path: Path) -> None:
     weight = torch.randn(4, 6)
     tensors = {"a": weight, "tied": weight, "transposed": weight.T, "row": weight[1]}
-    checkpoint.commit(tmp_path, 1, checkpoint.parts({"model": tensors}), {})
+    checkpoint.commit(tmp_path, 1, parts({"model": tensors}), {})
     found = checkpoint.latest(tmp_path)
     assert found is not None
     loaded = found.tensors("model")
@@ -110,7 +111,7 @@ def test_tied_and_strided_tensors_come_back_equal(tmp_path: Path) -> None:
 def test_gradients_and_meta_with_infinity_are_no_hindrance(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     meta = {"best": {"value": float("inf"), "step": None}, "name": "café"}
-    checkpoint.commit(tmp_path, 1, checkpoint.parts({"model": {"weight": weight}}), meta)
+    checkpoint.commit(tmp_path, 1, parts({"model": {"weight": weight}}), meta)
     found = checkpoint.latest(tmp_path)
     assert found is not None and found.meta == meta
 
@@ -127,12 +128,12 @@ def test_gradients_and_meta_with_infinity_are_no_hindrance(tmp_path: Path) -> No
     ids=["name", "shape", "dtype", "one-bit", "absence"],
 )
 def test_digest_sees(other: dict[str, Tensor]) -> None:
-    assert checkpoint.digest(other) != checkpoint.digest({"a": torch.zeros(2, 3)})
+    assert digest(other) != digest({"a": torch.zeros(2, 3)})
 
 
 def test_digest_ignores_insertion_order_and_strides() -> None:
     a, b = torch.randn(3, 4), torch.tensor(True)
-    assert checkpoint.digest({"a": a, "b": b}) == checkpoint.digest({"b": b, "a": a.T.clone().T})
+    assert digest({"a": a, "b": b}) == digest({"b": b, "a": a.T.clone().T})
 
 
 def test_digest_is_what_it_says() -> None:
@@ -140,7 +141,7 @@ def test_digest_is_what_it_says() -> None:
     said = (
         b"a\0F32\0()\0" + struct.pack("<f", 1.5) + b"b\0I64\0(3,)\0" + struct.pack("<3q", 0, 1, 2)
     )
-    assert checkpoint.digest(tensors) == hashlib.sha256(said).hexdigest()
+    assert digest(tensors) == hashlib.sha256(said).hexdigest()
 
 
 def test_nothing_committed_is_none(tmp_path: Path) -> None:
@@ -192,9 +193,7 @@ def test_resuming_from_an_older_step_abandons_the_newer_ones(tmp_path: Path) -> 
 
 def test_committing_a_step_again_replaces_it(tmp_path: Path) -> None:
     commit(tmp_path, 1, 2)
-    checkpoint.commit(
-        tmp_path, 2, checkpoint.parts({"model": {"weight": torch.ones(3)}}), {"again": True}
-    )
+    checkpoint.commit(tmp_path, 2, parts({"model": {"weight": torch.ones(3)}}), {"again": True})
     found = checkpoint.latest(tmp_path)
     assert found is not None and found.meta == {"again": True} and found.parts == ("model",)
     assert names(tmp_path) == ["LATEST", "step-00000001", "step-00000002"]
@@ -306,7 +305,7 @@ def test_a_wrong_step_or_part_is_answered_with_those_there(tmp_path: Path) -> No
 
 def test_a_part_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be a file name"):
-        checkpoint.commit(tmp_path, 1, checkpoint.parts({"../model": {}}), {})
+        checkpoint.commit(tmp_path, 1, parts({"../model": {}}), {})
 
 
 def test_storage_that_refuses_is_one_line_and_harms_nothing(tmp_path: Path) -> None:
@@ -332,12 +331,13 @@ from pathlib import Path
 import torch
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
+from lvtrain.training.parts import parts
 
 folder = Path(sys.argv[1]) / "checkpoints"
 try:
     for step in range(1, 5):
         weight = torch.full((90_000,), float(step))
-        checkpoint.commit(folder, step, checkpoint.parts({"model": {"weight": weight}}), {}, keep=9)
+        checkpoint.commit(folder, step, parts({"model": {"weight": weight}}), {}, keep=9)
 except UserError as error:
     print(error)
 print(sorted(path.name for path in folder.iterdir()))
@@ -373,13 +373,14 @@ import os, signal, sys, time
 from pathlib import Path
 import torch
 from lvtrain.training import checkpoint
+from lvtrain.training.parts import parts
 
 torch.set_num_threads(1)
 
 def commit(folder, step):
     model = {"weight": torch.full((300, 40), float(step)), "step": torch.tensor(step)}
     critic = {"bias": torch.arange(7) + step}
-    write = checkpoint.parts({"model": model, "critic": critic})
+    write = parts({"model": model, "critic": critic})
     checkpoint.commit(folder, step, write, {"step": step})
 
 def commit_on_and_on(folder, begun):

@@ -18,6 +18,7 @@ from lvtrain.errors import UserError
 from lvtrain.systems.language_model import LanguageModelConfig
 from lvtrain.training import checkpoint
 from lvtrain.training.folder import check_folder, find_checkpoint, held, recorded
+from lvtrain.training.parts import parts
 
 
 @pytest.fixture
@@ -40,9 +41,7 @@ def run(config: RunConfig, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     with held(out), recorded(out, config, new=True):
         pass
-    checkpoint.commit(
-        out / "checkpoints", 3, checkpoint.parts({"model": {"w": torch.ones(2)}}), {"step": 3}
-    )
+    checkpoint.commit(out / "checkpoints", 3, parts({"model": {"w": torch.ones(2)}}), {"step": 3})
     return out
 
 

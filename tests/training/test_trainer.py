@@ -22,7 +22,7 @@ from lvtrain.config import OptimizerConfig
 from lvtrain.errors import NonFiniteLoss
 from lvtrain.presets import TINY, preset
 from lvtrain.systems import SYSTEMS
-from lvtrain.training import checkpoint
+from lvtrain.training import checkpoint, parts
 from lvtrain.training.checkpoint import Checkpoint
 
 SMALL = {"validate_every": 0, "tensorboard": False, "batch_size": 8, "threads": 1}
@@ -39,7 +39,7 @@ def train(system: str, store: Path, out: Path, steps: int, **fields: object) -> 
 
 def digest(found: Checkpoint) -> str:
     tensors = {f"{p}.{n}": t for p in found.parts for n, t in found.tensors(p).items()}
-    return checkpoint.digest(tensors)
+    return parts.digest(tensors)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
