@@ -10,12 +10,17 @@ last tile, scales the small matrices instead: dx = (e W) / s and dW = eᵀ (x / 
 a row each of x and W, added at the end. So forward makes every gradient with three GEMMs and no
 further pass over the logits; backward scales them.
 
+Where the processor multiplies bfloat16, three times as fast as float32, inputs of that type are
+multiplied as they are; logits and exponentials are rounded to it between products, and summed and
+exponentiated in float32. Elsewhere, and for float16, they are multiplied in float32.
+
 The shift is the target's own logit: then s ≥ 1 and the loss is log s. Where a logit exceeds the
 target's by more than the format's range (88 in float32), the chunk is done again with the maximum.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from math import ceil
 from typing import Any, Literal, NamedTuple
 
@@ -105,11 +110,12 @@ def _sweep(
         x, target = x.index_select(0, real), target.index_select(0, real)
         scale = None if scale is None else scale.index_select(0, real)
     dtype = _working_dtype(x)
-    x, weight = x.to(dtype), weight.to(dtype)
+    if not _multiplies_bfloat16(x):
+        x, weight = x.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    scale = x.new_zeros(len(x)) if scale is None else scale.to(dtype)
+    scale = x.new_zeros(len(x), dtype=dtype) if scale is None else scale.to(dtype)
 
-    with torch.autocast(x.device.type, enabled=False):  # the products are in ``dtype``
+    with torch.autocast(x.device.type, enabled=False):  # the products are in x's type
         losses, (dx, dw, db) = _over_real_rows(
             x, weight, target, bias, scale, options.label_smoothing, needed
         )
@@ -133,19 +139,19 @@ def _over_real_rows(
     smoothing: float,
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Gradients]:
-    count, vocabulary = len(x), len(weight)
-    losses = x.new_zeros(count)
-    dx = torch.zeros_like(x, memory_format=torch.contiguous_format) if needed[0] else None
-    dw = torch.empty_like(weight, memory_format=torch.contiguous_format) if needed[1] else None
-    db = weight.new_zeros(vocabulary) if needed[2] else None
+    count, vocabulary, dtype = len(x), len(weight), scale.dtype
+    losses = x.new_zeros(count, dtype=dtype)
+    dx = x.new_zeros(x.shape, dtype=dtype) if needed[0] else None
+    dw = weight.new_empty(weight.shape, dtype=dtype) if needed[1] else None
+    db = weight.new_zeros(vocabulary, dtype=dtype) if needed[2] else None
     if dw is not None and count == 0:
         dw.zero_()
     # A smoothed target takes share s/V of every word's logit: s times their mean.
-    mean_weight = weight.mean(dim=0) if smoothing else None
+    mean_weight = weight.mean(dim=0, dtype=dtype) if smoothing else None
     mean_bias = bias.mean() if smoothing and bias is not None else 0.0
 
     keep = dw is not None or db is not None
-    limit = torch.finfo(x.dtype).max ** 0.75  # leaves room for the products with W
+    limit = torch.finfo(dtype).max ** 0.75  # leaves room for the products with W
     room_bytes = CHUNK_BYTES.get(x.device.type, 512 * 2**20)
     chunks = max(1, ceil(count * vocabulary * x.element_size() / room_bytes))
     rows = max(1, ceil(count / chunks))
@@ -154,8 +160,9 @@ def _over_real_rows(
     for start in range(0, count, rows):
         part = slice(start, start + rows)
         x_part, dx_part = x[part], None if dx is None else dx[part]
-        w_target = weight.index_select(0, target[part])
-        at_target = (x_part * w_target).sum(dim=1)
+        x_wide = x_part.to(dtype)
+        w_target = weight.index_select(0, target[part]).to(dtype)
+        at_target = (x_wide * w_target).sum(dim=1)
         if bias is not None:
             at_target += bias.index_select(0, target[part])
         shift = at_target
@@ -167,7 +174,7 @@ def _over_real_rows(
             total.clamp_min_(1)
         torch.sub(shift, at_target, out=losses[part]).add_(total.log())
         if mean_weight is not None:
-            losses[part].add_(at_target - x_part @ mean_weight - mean_bias, alpha=smoothing)
+            losses[part].add_(at_target - x_wide @ mean_weight - mean_bias, alpha=smoothing)
 
         each = (scale[part] / total).unsqueeze(1)
         if dx_part is not None:
@@ -175,16 +182,16 @@ def _over_real_rows(
             dx_part.mul_(each).addcmul_(w_target, row, value=smoothing - 1)
             if mean_weight is not None:
                 dx_part.addcmul_(mean_weight, row, value=-smoothing)
-        scaled = x_part * each
+        scaled = (x_wide * each).to(x.dtype)
         for left, tile in reversed(tiles):
             words = slice(left, left + tile.shape[1])
             if dw is not None:
-                torch.addmm(dw[words], tile.T, scaled, beta=1 if start else 0, out=dw[words])
+                add_product(dw[words], tile.T, scaled, first=start == 0)
             if db is not None:
-                db[words].addmv_(tile.T, each.squeeze(1))
+                db[words].addmv_(tile.T.to(dtype), each.squeeze(1))
 
     if dw is not None:
-        scaled = x * scale.unsqueeze(1)
+        scaled = x.to(dtype) * scale.unsqueeze(1)
         dw.index_add_(0, target, scaled, alpha=smoothing - 1)
         if smoothing:
             dw.sub_(scaled.sum(dim=0), alpha=smoothing / vocabulary)
@@ -211,20 +218,26 @@ def _exponentials(
     """
     rows, vocabulary = len(x), len(weight)
     keep = len(room) >= rows * vocabulary
-    total = x.new_zeros(rows)
+    total = torch.zeros_like(shift)
+    wide = shift.new_empty(rows * width if x.dtype != shift.dtype else 0)
     tiles = []
     column = shift.unsqueeze(1)
     for left in range(0, vocabulary, width):
         words = slice(left, min(left + width, vocabulary))
         begin, size = rows * left if keep else 0, rows * (words.stop - left)
         tile = room[begin : begin + size].view(rows, -1)
-        if bias is None:
-            torch.mm(x, weight[words].T, out=tile).sub_(column)
+        if len(wide):
+            logits = wide[:size].view(rows, -1).copy_(torch.mm(x, weight[words].T, out=tile))
+            logits.sub_(column)
+            total += (logits if bias is None else logits.add_(bias[words])).exp_().sum(dim=1)
+            tile.copy_(logits)
+        elif bias is None:
+            total += torch.mm(x, weight[words].T, out=tile).sub_(column).exp_().sum(dim=1)
         else:
             torch.sub(bias[words], column, out=tile).addmm_(x, weight[words].T)
-        total += tile.exp_().sum(dim=1)
+            total += tile.exp_().sum(dim=1)
         if dx is not None:
-            torch.addmm(dx, tile, weight[words], beta=1 if left else 0, out=dx)
+            add_product(dx, tile, weight[words], first=left == 0)
         if keep:
             tiles.append((left, tile))
     return tiles, total
@@ -232,13 +245,52 @@ def _exponentials(
 
 def _largest_logit(x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor:
     """Give each row's largest logit, ``width`` words at a time."""
-    largest = x.new_full((len(x),), -torch.inf)
+    dtype = _working_dtype(x)
+    largest = x.new_full((len(x),), -torch.inf, dtype=dtype)
     for left in range(0, len(weight), width):
-        tile = x @ weight[left : left + width].T
+        tile = (x @ weight[left : left + width].T).to(dtype)
         if bias is not None:
             tile += bias[left : left + width]
         largest = torch.maximum(largest, tile.amax(dim=1))
     return largest
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    """Set ``out`` to a b where ``first``, else add it; ``out`` may be float32 where they are half.
+
+    Where torch cannot add halves in float32, their product is rounded before it is added.
+    """
+    if out.dtype == a.dtype:
+        torch.addmm(out, a, b, beta=0 if first else 1, out=out)
+    elif _adds_halves_in_float(a.device, a.dtype):
+        torch.addmm(out, a, b, out_dtype=out.dtype, beta=0 if first else 1, out=out)
+    elif first:
+        out.copy_(torch.mm(a, b))
+    else:
+        out.add_(torch.mm(a, b))
+
+
+@cache
+def _adds_halves_in_float(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether ``torch.addmm`` adds products of ``dtype`` to float32 on ``device``."""
+    out = torch.zeros(16, 16, device=device)
+    a = torch.zeros(16, 16, device=device, dtype=dtype)
+    try:
+        torch.addmm(out, a, a, out_dtype=torch.float32, out=out)
+    except (RuntimeError, TypeError):  # what it raises where it has no such overload or kernel
+        return False
+    return True
+
+
+def _multiplies_bfloat16(x: Tensor) -> bool:
+    """Tell whether x is bfloat16 on a processor that has instructions to multiply it."""
+    return x.dtype == torch.bfloat16 and (x.device.type != "cpu" or _cpu_multiplies_bfloat16())
+
+
+@cache
+def _cpu_multiplies_bfloat16() -> bool:
+    named = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: asked for by name
+    return any(getattr(torch.cpu, name, bool)() for name in named)
 
 
 def _tile_width(rows: int, x: Tensor, vocabulary: int) -> int:

@@ -26,12 +26,12 @@ in full are 1,382.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .cross_entropy import add_product
 from .cross_entropy_rows_triton import softmax_in_place
 
 CHUNK_BYTES = 96 * 2**20
@@ -159,41 +159,14 @@ def _over_tiles(
                 loss,
             )
             if scale is not None and needed[0]:
-                _add_product(dx[part], logits, weight[words], first=left == 0)
+                add_product(dx[part], logits, weight[words], first=left == 0)
             if scale is not None and needed[1]:
-                _add_product(dw_tile, logits.T, x[part], first=top == 0)
+                add_product(dw_tile, logits.T, x[part], first=top == 0)
             if scale is not None and needed[2]:
                 column = logits.sum(dim=0, dtype=torch.float32)
                 db[words] = column if top == 0 else db[words] + column
         if dw_sum is not None and width < vocabulary:
             dw[words] = dw_tile
-
-
-def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    """Set ``out`` to a b where ``first``, else add it; ``out`` may be float32 where they are half.
-
-    Where torch cannot add halves in float32, their product is rounded before it is added.
-    """
-    if out.dtype == a.dtype:
-        torch.addmm(out, a, b, beta=0 if first else 1, out=out)
-    elif _adds_halves_in_float(a.device, a.dtype):
-        torch.addmm(out, a, b, out_dtype=out.dtype, beta=0 if first else 1, out=out)
-    elif first:
-        out.copy_(torch.mm(a, b))
-    else:
-        out.add_(torch.mm(a, b))
-
-
-@cache
-def _adds_halves_in_float(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether ``torch.addmm`` adds products of ``dtype`` to float32 on ``device``."""
-    out = torch.zeros(16, 16, device=device)
-    a = torch.zeros(16, 16, device=device, dtype=dtype)
-    try:
-        torch.addmm(out, a, a, out_dtype=torch.float32, out=out)
-    except (RuntimeError, TypeError):  # what it raises where it has no such overload or kernel
-        return False
-    return True
 
 
 def _gradients_like(

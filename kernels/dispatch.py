@@ -85,12 +85,13 @@ def forced(path: Path) -> Iterator[None]:
         _forced = before
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Cast floats, but float64, to autocast's dtype where it is on for their device."""
+def autocast(*tensors: Tensor | None, single: bool = False) -> tuple[Any, ...]:
+    """Cast floats, but float64, to autocast's dtype where it is on for their device; to float32
+    instead where they are wanted ``single``."""
     kind = next(t.device.type for t in tensors if t is not None)
     if not torch.is_autocast_enabled(kind):
         return tensors
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.float32 if single else torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if _eligible(t) else t for t in tensors)
 
 

@@ -6,6 +6,8 @@ GPU by ``lstm_triton``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,7 +45,7 @@ def lstm(
     if x.ndim != 3 or 0 in x.shape[:2]:
         raise ValueError(f"x: expected shape [B, T, I] with B, T ≥ 1, found {list(x.shape)}")
     batch, time, inputs = x.shape
-    x, w_ih, w_hh, bias, h0, c0 = autocast(x, w_ih, w_hh, bias, h0, c0)
+    x, w_ih, w_hh, bias, h0, c0 = _cast(x, w_ih, w_hh, bias, h0, c0)
     _check("x", x, (batch, inputs), w_ih, w_hh, bias, h0, c0)
     if _on_kernels(x, batch * time * len(w_hh)):
         from . import lstm_triton
@@ -51,7 +53,9 @@ def lstm(
         return lstm_triton.lstm(
             x, w_ih, w_hh, bias, h0, c0, _on_device(lengths, batch, time, x.device)
         )
-    return lstm_packed.lstm(x, w_ih, w_hh, bias, h0, c0, _counts(lengths, batch, time))
+    counts = _counts(lengths, batch, time)
+    with torch.autocast(x.device.type, enabled=False):
+        return lstm_packed.lstm(x, w_ih, w_hh, bias, h0, c0, counts)
 
 
 def embedding_lstm(
@@ -85,7 +89,7 @@ def embedding_lstm(
         raise ValueError(f"tokens: expected on {table.device} like table, found {tokens.device}")
     batch, time = tokens.shape
     # The words that are looked up are cast, not the whole table: a row stands for it here.
-    row, w_ih, w_hh, bias, h0, c0 = autocast(table[:1], w_ih, w_hh, bias, h0, c0)
+    row, w_ih, w_hh, bias, h0, c0 = _cast(table[:1], w_ih, w_hh, bias, h0, c0)
     _check("table", row, (batch, table.shape[1]), w_ih, w_hh, bias, h0, c0)
     if _on_kernels(row, batch * time * len(w_hh)):
         from . import lstm_triton
@@ -95,7 +99,15 @@ def embedding_lstm(
             tokens, table, w_ih, w_hh, bias, h0, c0, on_device, sparse
         )
     counts = _counts(lengths, batch, time)
-    return lstm_packed.embedding_lstm(tokens, table, w_ih, w_hh, bias, h0, c0, counts, sparse)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return lstm_packed.embedding_lstm(tokens, table, w_ih, w_hh, bias, h0, c0, counts, sparse)
+
+
+def _cast(like: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """Cast as autocast says. PyTorch's sweep stays in float32, which its cell state needs: a step's
+    product is too small for halves to save what casting them costs."""
+    single = choose("lstm", like.device, like.dtype).path == "torch"
+    return autocast(like, *others, single=single)
 
 
 def _on_kernels(like: Tensor, gates: int) -> bool:

@@ -169,11 +169,11 @@ def test_half_precision_accumulates_in_single():
         results.append((loss, *torch.autograd.grad(loss, inputs)))
     for half, single in zip(*results, strict=True):
         assert half.dtype == torch.bfloat16
-        torch.testing.assert_close(half.float(), single, rtol=8e-3, atol=1e-5)
+        assert (half.float() - single).norm() < 1e-2 * single.norm()
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_autocast_rounds_the_inputs_and_nothing_after(reduction):
+def test_autocast_multiplies_in_half_and_sums_in_single(reduction):
     x, weight, bias, target = draw(8, 5), draw(30, 5), draw(30), targets(8, 30)
     singles = [t.detach().float().requires_grad_() for t in (x, weight, bias)]
     rounded = [t.detach().bfloat16().float().requires_grad_() for t in (x, weight, bias)]
@@ -184,10 +184,11 @@ def test_autocast_rounds_the_inputs_and_nothing_after(reduction):
         found = torch.autograd.grad(loss.sum(), singles)
     x, weight, bias = rounded
     expected = linear_cross_entropy(x, weight, target, bias, reduction=reduction)
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss, expected, rtol=4e-3, atol=0)
+    assert not torch.equal(loss, loss.bfloat16().float()), "the loss itself was rounded"
     for a, b in zip(found, torch.autograd.grad(expected.sum(), rounded), strict=True):
         assert a.dtype == torch.float32
-        torch.testing.assert_close(a, b, rtol=8e-3, atol=1e-4)
+        assert (a - b).norm() < 1e-2 * b.norm()
 
 
 def test_a_second_derivative_is_refused():

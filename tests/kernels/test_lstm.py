@@ -237,3 +237,13 @@ def test_a_word_outside_the_table_is_named():
     with pytest.raises(ValueError, match=r"tokens: expected each in 0\.\.4, found 1\.\.5"):
         embedding_lstm(torch.tensor([[1, 5]]), draw(5, 2), *others)
     embedding_lstm(torch.tensor([[1, 5]]), draw(5, 2), *others, lengths=torch.tensor([1]))
+
+
+def test_autocast_leaves_it_in_single_on_a_cpu():
+    """Its cell state would lose what it adds up; a layer before it may have given halves."""
+    x, w_ih, w_hh, bias = (torch.randn(*n) for n in ((3, 4, 5), (24, 5), (24, 6), (24,)))
+    expected = lstm(x.bfloat16().float(), w_ih, w_hh, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lstm(x.bfloat16(), w_ih, w_hh, bias)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
