@@ -22,11 +22,18 @@ from lvtrain.kernels.cross_entropy import linear_cross_entropy
 from lvtrain.kernels.gradient_penalty import gradient_penalty
 from lvtrain.kernels.lstm import embedding_lstm, lstm
 from lvtrain.kernels.reparameterize import reparameterize
+from lvtrain.modules.mlp import mlp
 
 BATCH, HIDDEN, VOCABULARY = 64, 300, 11004
 SQUARE = 2048
 
 OPERATIONS = ("lstm", "linear_cross_entropy", "gradient_penalty", "reparameterize")
+
+CRITICS = {
+    "gradient_penalty": (300, 300, 300, 1),
+    "gradient_penalty wide": (512, 1024, 1024, 1),
+}
+"""Sizes of the layers of critics."""
 
 Work = Callable[[], object]
 
@@ -98,35 +105,45 @@ def vocabulary() -> tuple[dict[str, Work], dict[str, float]]:
     x = torch.randn(count, HIDDEN).requires_grad_()
     weight = (torch.randn(VOCABULARY, HIDDEN) / 20).requires_grad_()
     bias = torch.zeros(VOCABULARY).requires_grad_()
+
+    def rounded(x: Tensor, weight: Tensor, target: Tensor, bias: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return linear_cross_entropy(x, weight, target, bias)
+
     work: dict[str, Work] = {
         f"linear_cross_entropy/{name}": lambda f=f: torch.autograd.grad(  # type: ignore[misc]
             f(x, weight, target, bias), [x, weight, bias]
         )
         for name, f in {
             "kernel": linear_cross_entropy,
+            "bf16": rounded,
             "eager": reference.linear_cross_entropy,
         }.items()
     }
     return work, {"linear_cross_entropy": 3 * 2.0 * count * HIDDEN * VOCABULARY}
 
 
+def penalties() -> tuple[dict[str, Work], dict[str, float]]:
+    work: dict[str, Work] = {}
+    flops = {}
+    for name, sizes in CRITICS.items():
+        critic = mlp(list(sizes), "leaky_relu")
+        points = F.normalize(torch.randn(BATCH, sizes[0]))
+
+        def penalised(f: Callable[..., Tensor], critic: nn.Module, points: Tensor) -> Work:
+            return lambda: torch.autograd.grad(
+                f(critic, points, 10.0), list(critic.parameters()), materialize_grads=True
+            )
+
+        work[f"{name}/kernel"] = penalised(gradient_penalty, critic, points)
+        work[f"{name}/eager"] = penalised(reference.gradient_penalty, critic, points)
+        flops[name] = 4 * mlp_flops(BATCH, list(sizes))
+    return work, flops
+
+
 def latent() -> tuple[dict[str, Work], dict[str, float]]:
-    sizes = [HIDDEN, HIDDEN, HIDDEN, 1]
-    critic = nn.Sequential(
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.LeakyReLU(0.2),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.LeakyReLU(0.2),
-        nn.Linear(HIDDEN, 1),
-    )
-    points = F.normalize(torch.randn(BATCH, HIDDEN))
     mu, logvar = torch.randn(2, BATCH, HIDDEN).requires_grad_().unbind(0)
     seed = torch.tensor(0)
-
-    def penalised(f: Callable[..., Tensor]) -> Work:
-        return lambda: torch.autograd.grad(
-            f(critic, points, 10.0), list(critic.parameters()), materialize_grads=True
-        )
 
     def sampled(f: Callable[..., tuple[Tensor, Tensor]]) -> Work:
         def work() -> object:
@@ -136,12 +153,10 @@ def latent() -> tuple[dict[str, Work], dict[str, float]]:
         return work
 
     work: dict[str, Work] = {
-        "gradient_penalty/kernel": penalised(gradient_penalty),
-        "gradient_penalty/eager": penalised(reference.gradient_penalty),
         "reparameterize/kernel": sampled(reparameterize),
         "reparameterize/eager": sampled(reference.reparameterize),
     }
-    return work, {"gradient_penalty": 4 * mlp_flops(BATCH, sizes)}
+    return work, {}
 
 
 def compare(only: str, repeats: int) -> list[dict[str, str | float]]:
@@ -150,7 +165,7 @@ def compare(only: str, repeats: int) -> list[dict[str, str | float]]:
     a, out = torch.randn(SQUARE, SQUARE), torch.empty(SQUARE, SQUARE)
     work: dict[str, Work] = {}
     flops = {"sgemm": 2.0 * SQUARE**3}
-    for group in (recurrent, vocabulary, latent):
+    for group in (recurrent, vocabulary, penalties, latent):
         more, counts = group()
         work |= {name: do for name, do in more.items() if only in name}
         flops |= counts
