@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: install demo test check clean
+.PHONY: install demo test test-faults check clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Ten minutes of workers killed and frozen, drivers killed, shards cut, disks full: not in `test`.
+test-faults: install
+	$(BIN)/python -m tests.cluster.faults --out benchmarks/results/faults_$$(date +%F).md
 
 check: install
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ import tyro
 
 import lvtrain
 from benchmarks.provenance import provenance
-from lvtrain.config import OptimizerConfig, TrainConfig
+from lvtrain.config import OptimizerConfig, Precision, TrainConfig
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
 from lvtrain.evaluation.ngram import ngram_perplexity
@@ -129,6 +129,8 @@ class CaptionsConfig:
     """Decoding temperatures to choose from on the validation split; 0 is greedy."""
     trial_samples: int = 6_000
     """Sentences generated for that at each."""
+    precision: Precision = "bf16"
+    """Of the products of training, for all columns."""
     jobs: int = 2
     """Columns done at a time; the cores are shared among them."""
     shape: Annotated[ShapeConfig, tyro.conf.arg(name="")] = field(default_factory=ShapeConfig)
@@ -181,6 +183,7 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
             steps=config.steps,
             seed=seed,
             threads=threads,
+            precision=config.precision,
             validate_every=1_000,
             checkpoint_every=500,
             log_every=100,

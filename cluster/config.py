@@ -41,6 +41,10 @@ class ClusterConfig:
     up is looked for and the game is started anew."""
     placement_timeout: Positive = 20.0
     """Seconds to wait for resources that others hold."""
+    checkpoints: str = ""
+    """Where checkpoints are kept if the nodes share no file system: the URI of a folder that all of
+    them reach, such as s3://bucket/run, of any file system of pyarrow or fsspec. The run folder
+    gets the newest, and the best, when the run ends."""
     failures: Natural = 3
     """Restarts without a new checkpoint between them before the run is given up."""
     ahead: Count = 2

@@ -7,19 +7,32 @@ done since the last checkpoint is done again, and ends in the same weights bit f
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.cluster.game import Places, RemoteGame, game_shape
 from lvtrain.cluster.group import WorkerFault, hired
-from lvtrain.config import RunConfig
+from lvtrain.cluster.metrics import count_fault
+from lvtrain.cluster.storage import Storage
+from lvtrain.config import RunConfig, differences, to_json
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.experiment import logged
+from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint
-from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held
-from lvtrain.training.trainer import Outcome, train
+from lvtrain.training.folder import (
+    CHECKPOINTS,
+    FREE,
+    Resume,
+    check_folder,
+    find_checkpoint,
+    held,
+)
+from lvtrain.training.parts import Write
+from lvtrain.training.trainer import Keep, Outcome, train
 
 
 def carry_out(
@@ -32,39 +45,88 @@ def carry_out(
     check(config, cluster)
     check_folder(out, config, resume)
     with held(out), connected(cluster):
+        storage = Storage(cluster.checkpoints) if cluster.checkpoints else None
         new = not check_folder(out, config, resume)
-        failures, before = 0, -1
+        failures = 0
         while True:
-            found = None if new else find_checkpoint(out, config)
+            found = _found(config, out, storage, resume, new)
             step = found.step if found else 0
-            failures = 0 if step > before else failures
-            before = step
             try:
-                return _play(config, cluster, out, found, new)
+                return _play(config, cluster, out, storage, found, new)
+            except SystemError as error:
+                # What Ray's C makes of an exception that a signal raised within it.
+                raise error.__cause__ or error from None
             except WorkerFault as fault:
-                failures += 1
+                count_fault()
+                steps = storage.steps() if storage else checkpoint.steps(out / CHECKPOINTS)
+                reached = max([step, *steps])
+                failures = 1 if reached > step else failures + 1
                 if failures > cluster.failures:
                     raise UserError(
                         f"{fault}; given up after {failures} faults without a new checkpoint since "
-                        f"step {step}: --resume auto goes on from there"
+                        f"step {reached}: --resume auto goes on from there"
                     ) from fault
-                print(f"{fault}; starting again from step {step}", flush=True)
+                print(f"{fault}; starting again from step {reached}", flush=True)
                 new = not (out / "config.json").exists()
 
 
+def _found(
+    config: RunConfig, out: Path, storage: Storage | None, resume: Resume, new: bool
+) -> Checkpoint | None:
+    """What the run goes on from. One whose checkpoints are elsewhere goes on without its folder,
+    which may have gone with the node it was on."""
+    if storage is None:
+        return None if new else find_checkpoint(out, config)
+    found = storage.latest()
+    if found is not None:
+        theirs, ours = found.meta["config"], to_json(config)
+        differ = [name for name in differences(ours, theirs) if name not in FREE]
+        if resume == "never" and new:
+            raise UserError(
+                f"--checkpoints {storage.uri}: expected no checkpoints yet, found one of step "
+                f"{found.step}; --resume auto goes on with it"
+            )
+        if differ:
+            raise UserError(f"{found.path}: of another configuration: {', '.join(differ)}")
+    kept = cast(Checkpoint | None, found)  # a Stored has all that is asked of it here
+    return kept if new else find_checkpoint(out, config, lambda: kept)
+
+
 def _play(
-    config: RunConfig, cluster: ClusterConfig, out: Path, found: Checkpoint | None, new: bool
+    config: RunConfig,
+    cluster: ClusterConfig,
+    out: Path,
+    storage: Storage | None,
+    found: Checkpoint | None,
+    new: bool,
 ) -> Outcome:
     store = Store.open(config.store)
     shape = game_shape(config)
     with hired(config, cluster, shape.adversary is not None) as groups:
-        groups.start(found.path.parent.absolute() if found else None, found.step if found else 0)
+        where = storage.uri if storage else str((out / CHECKPOINTS).absolute())
+        groups.start(where if found else "", found.step if found else 0)
         game = RemoteGame(groups, shape, config.train.log_every)
         with logged(config, out, found, new, store) as log:
             judge = None
             if config.train.validate_every and "valid" in store.splits:
                 judge = game.validate
-            return train(game, Places(store, config), config.train, out, log, judge, found)
+            keep = _keeping(storage, game, config) if storage else None
+            outcome = train(game, Places(store, config), config.train, out, log, judge, found, keep)
+            if storage:
+                storage.fetch(out / CHECKPOINTS)
+            return outcome
+
+
+def _keeping(storage: Storage, game: RemoteGame, config: RunConfig) -> Keep:
+    """Commits to storage, with the run's configuration: the storage may outlive its folder."""
+
+    def keep(
+        step: int, write: Write, meta: Mapping[str, Any], newest: int, also: Collection[int]
+    ) -> None:
+        said = {**meta, "config": to_json(config)}
+        storage.commit(step, lambda name: game.write(f"{storage.uri}/{name}"), said, newest, also)
+
+    return keep
 
 
 def check(config: RunConfig, cluster: ClusterConfig) -> None:

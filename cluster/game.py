@@ -110,8 +110,9 @@ class RemoteGame:
     def check_state(self) -> None:
         self._groups.get(m.actor.check_state.remote() for m in self._groups.members)
 
-    def write(self, folder: Path) -> Mapping[str, FileRecord]:
-        where = str(folder.absolute())
+    def write(self, folder: Path | str) -> Mapping[str, FileRecord]:
+        """Have the first worker of each group write its parts into a folder, a path or a URI."""
+        where = folder if isinstance(folder, str) else str(folder.absolute())
         found = self._groups.get(m.actor.save.remote(where) for m in self._groups.members)
         return {name: record for records in found for name, record in records.items()}
 

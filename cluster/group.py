@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    TaskCancelledError,
-)
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch.distributed import DistError
 
 from lvtrain.cluster.config import ClusterConfig, Role, Seat
+from lvtrain.cluster.health import PING, ask, raised_by
 from lvtrain.cluster.worker import AdversaryWorker, AutoencoderWorker
 from lvtrain.config import RunConfig
 from lvtrain.errors import NonFiniteLoss, UserError
 
-PING = 5.0
-"""Seconds within which a worker that is not frozen says what it is at."""
+START = 120.0
+"""Seconds that a start may take where `--timeout` is less: it imports for seconds on a busy node,
+and for a process that dies before it has reported to Ray, Ray waits a minute."""
 
 
 class WorkerFault(Exception):
@@ -73,6 +70,8 @@ def shortfall(needed: Sequence[Mapping[str, float]], there: Mapping[str, float])
 @contextmanager
 def hired(config: RunConfig, cluster: ClusterConfig, adversary: bool) -> Iterator[Groups]:
     """All workers of a game, from their placement to their end."""
+    # Of what a lost worker leaves undone, one line is said here; Ray would say some of each.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     needed = bundles(cluster, adversary)
     placed = _place(cluster, needed)
     members = []
@@ -92,59 +91,72 @@ class Groups:
 
     def __init__(self, cluster: ClusterConfig, members: Sequence[Member]) -> None:
         self.cluster, self.members = cluster, members
+        self._first = {member.seat: member.actor.phase.remote() for member in members}
+        """What each worker answers first: that it is there."""
 
     def of(self, role: Role) -> list[Member]:
         """The workers of one part, by rank."""
         return [member for member in self.members if member.seat.role == role]
 
-    def start(self, found: Path | None, step: int) -> None:
+    def start(self, found: str, step: int) -> None:
         """Have both groups meet and take their places in the game at `step`."""
+        self.get(self._first.values(), START)
         asked = []
         for role in ("model", "adversary"):
             members = self.of(role)
             if members:
                 address, port = self.get([members[0].actor.address.remote()])[0]
                 asked += [m.actor.start.remote(address, port, found, step) for m in members]
-        self.get(asked)
+        self.get(asked, START)
 
-    def get(self, references: Iterable[Any]) -> list[Any]:
-        """What comes of work. Raises WorkerFault where none will, and what a worker raised where it
-        was the training's fault or the user's."""
-        wanted = list(references)
-        try:
-            return ray.get(wanted, timeout=self.cluster.timeout)
-        except RayTaskError as error:
-            if isinstance(error.cause, NonFiniteLoss | UserError | OSError):
-                raise error.cause from None
-            if said := self._gone():
-                raise WorkerFault(said) from error
-            raise error.cause from None  # nobody died of it and nobody is stuck: it is a bug
-        except (GetTimeoutError, RayActorError, TaskCancelledError) as error:
-            said = self._gone()
-            late = f"nothing came within {self.cluster.timeout:g} s, and every worker answers"
-            raise WorkerFault(said or late) from error
-
-    def _gone(self) -> str:
-        """Who is to blame. A worker that died makes those fail that wait for it, so the dead are
-        looked for first, then the frozen; nothing where there are neither."""
-        asked = {member.seat: member.actor.phase.remote() for member in self.members}
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=PING)
-        phases: dict[Seat, str] = {}
-        dead, frozen = [], []
-        for seat, reference in asked.items():
+    def get(self, references: Iterable[Any], limit: float = 0.0) -> list[Any]:
+        """What comes of work, within the timeout or a greater `limit`. Raises WorkerFault where
+        none will, and what a worker raised where it was the training's fault or the user's."""
+        wanted, timeout = list(references), self.cluster.timeout
+        limit = max(limit, timeout)
+        deadline = time.monotonic() + limit
+        while True:
             try:
-                phases[seat] = ray.get(reference, timeout=0)
-            except RayActorError:
-                dead.append(seat)
-            except GetTimeoutError:
-                frozen.append(seat)
+                return ray.get(wanted, timeout=min(timeout, max(0, deadline - time.monotonic())))
+            except RayTaskError as error:
+                if isinstance(error.cause, NonFiniteLoss | UserError | OSError):
+                    raise error.cause from None
+                if said := self._gone():
+                    raise WorkerFault(said) from error
+                if isinstance(error.cause, DistError | RayError):
+                    raise WorkerFault(f"{raised_by(error)}: {_first_line(error.cause)}") from error
+                raise error.cause from None  # nobody died of it and nobody is stuck: it is a bug
+            except RayError as error:
+                over = time.monotonic() >= deadline or not isinstance(error, GetTimeoutError)
+                said = self._gone(over)
+                if said or over:
+                    late = f"nothing came within {limit:g} s, and every worker answers"
+                    raise WorkerFault(said or late) from error
+
+    def _gone(self, late: bool = False) -> str:
+        """Who is to blame. A worker that died makes those fail that wait for it, so the dead are
+        looked for first, then the frozen and, where it is `late`, those that never came up; nothing
+        where there are none."""
+        try:
+            answers = ask([member.actor for member in self.members])
+        except RayError:
+            return ""  # who would have asked is lost as well
+        dead: list[str] = []
+        frozen: list[str] = []
+        absent: list[str] = []
+        for member, answer in zip(self.members, answers, strict=True):
+            if answer.died:
+                dead.append(f"{member.seat}: the process died ({answer.died})")
+            elif not answer.phase:
+                there = ray.wait([self._first[member.seat]], timeout=0)[0]
+                (frozen if there else absent).append(str(member.seat))
+        phases = [answer.phase for answer in answers if answer.phase]
+        others = f"; the others were at {phases[0]}" if phases else ""
         if dead:
-            return f"{', '.join(map(str, dead))}: the process died" + _at(phases, dead)
+            return "; ".join(dead) + others
         if frozen:
-            return f"{', '.join(map(str, frozen))}: frozen, no answer for {PING:g} s" + _at(
-                phases, frozen
-            )
-        return ""
+            return f"{', '.join(frozen)}: frozen, no answer for {PING:g} s{others}"
+        return f"{', '.join(absent)}: did not come up{others}" if absent and late else ""
 
 
 def _place(cluster: ClusterConfig, needed: Sequence[dict[str, float]]) -> PlacementGroup:
@@ -204,10 +216,8 @@ def _hire(
     return Member(seat, actor.remote(config, cluster, seat))
 
 
-def _at(phases: Mapping[Seat, str], gone: Sequence[Seat]) -> str:
-    """Where the others of a game were when a worker went."""
-    others = [phase for seat, phase in phases.items() if seat not in gone]
-    return f"; the others were at {others[0]}" if others else ""
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _counted(needed: Sequence[Mapping[str, float]]) -> str:

@@ -2,8 +2,9 @@
 
 The driver publishes each figure of its iterations as the gauge `ray_lvtrain_<figure>`, such as
 `ray_lvtrain_reconstruction` and `ray_lvtrain_adversary_idle`, with `ray_lvtrain_words_per_second`,
-and counts the games that had to be begun anew as `ray_lvtrain_faults`. Ray adds labels for the job
-and the node, and exports what every node has (`ray start --metrics-export-port`).
+and counts the games that ended by the loss of a worker as `ray_lvtrain_faults_total`. Ray adds
+labels for the node and the driver, and each node exports its own (`ray start
+--metrics-export-port`).
 """
 
 from __future__ import annotations

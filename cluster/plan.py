@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
+from torch import nn
 
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
@@ -18,6 +20,8 @@ from lvtrain.training.game import Game
 
 BYTES = 4
 """Of a number in single precision."""
+SUM_BYTES = 8
+"""Of a number in a sum of `GroupBatchNorm`."""
 
 
 def plan(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
@@ -50,31 +54,76 @@ def plan(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     return figures
 
 
-def traffic(config: RunConfig, cluster: ClusterConfig, game: Game) -> dict[str, int]:
-    """Bytes an iteration: codes and answers between the groups, all of them together, and what
-    reducing gradients sends from each worker, 2 (n − 1)/n of its parameters (Patarasu & Yuan 2009).
+@dataclass(frozen=True, kw_only=True)
+class Messages:
+    """What an iteration sends between workers, whatever their numbers.
+
+    Sums are over the workers of one part: a gradient's under every stage of ZeRO, and those of
+    batch normalisations, which are small but waited for.
     """
+
+    code: int
+    """Bytes of a row of codes, or of the answer to it."""
+    proposals: int
+    """Batches of codes that the model hands over."""
+    answers: int
+    """Batches that the adversary hands back."""
+    model: tuple[int, ...]
+    """Bytes of each sum over the workers of the model."""
+    critic: tuple[int, ...]
+    """Of each sum over the adversary's workers that its answer waits for."""
+    generator: tuple[int, ...]
+    """Of each that comes after it."""
+
+
+def messages(config: RunConfig, game: Game) -> Messages:
+    """The messages of an iteration of `game`, which `config` describes."""
     with torch.device("meta"):
         system = build(config)
-    parts = {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in system.parts.items()
-    }
-    mine = game.model.engines
-    model = sum(count for name, count in parts.items() if name in mine)
-    adversary = sum(count for name, count in parts.items() if name not in mine)
-    proposals = answers = updates = 0
-    if game.adversary is not None:
-        rounds = game.adversary.rounds
-        proposals = 1 + game.fresh if game.schedule == "overlapped" else rounds + 1
-        answers, updates = 1, 2 if game.schedule == "alternating" else 1
-    codes = config.train.batch_size * system.decoder.code * BYTES
+    sizes = {name: _bytes(part) for name, part in system.parts.items()}
+    model = sum(sizes[name] for name in game.model.engines)
+    code = system.decoder.code * BYTES
+    if game.adversary is None:
+        return Messages(code=code, proposals=0, answers=0, model=(model,), critic=(), generator=())
+    rounds, alternating = game.adversary.rounds, game.schedule == "alternating"
+    critic = [sizes[name] for name in game.adversary.engines if name != "generator"]
+    generator = system.parts.get("generator")
+    normalised = _normalised(generator) if generator else []
+    return Messages(
+        code=code,
+        proposals=rounds + 1 if alternating else 1 + game.fresh,
+        answers=1,
+        model=(model,) * (2 if alternating else 1),
+        # Each round samples: the generator's normalisations take part, forward alone.
+        critic=(*normalised, *critic) * rounds,
+        generator=(*normalised, *normalised, *([sizes["generator"]] if generator else [])),
+    )
+
+
+def traffic(config: RunConfig, cluster: ClusterConfig, game: Game) -> dict[str, int]:
+    """Bytes an iteration: codes and answers between the groups, all of them together, and what
+    the sums over each group send from one of its workers."""
+    sent = messages(config, game)
+    codes = config.train.batch_size * sent.code
+    adversary = sum((*sent.critic, *sent.generator))
     return {
-        "bytes_exchanged": (proposals + answers) * codes,
-        "bytes_reduced_a_worker": _ring(cluster.workers, model) * max(1, updates),
-        "bytes_reduced_an_adversary": _ring(cluster.adversaries, adversary),
+        "bytes_exchanged": (sent.proposals + sent.answers) * codes,
+        "bytes_reduced_a_worker": ring(cluster.workers, sum(sent.model)),
+        "bytes_reduced_an_adversary": ring(cluster.adversaries, adversary),
     }
 
 
-def _ring(workers: int, parameters: int) -> int:
-    return 2 * (workers - 1) * parameters * BYTES // workers
+def ring(workers: int, size: int) -> int:
+    """Bytes that each of `workers` sends to add up `size` bytes of each, 2 (n − 1)/n of them
+    (Patarasu & Yuan 2009): an all-reduce, or ZeRO's reduce-scatter and the all-gather after it."""
+    return 2 * (workers - 1) * size // workers
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters()) * BYTES
+
+
+def _normalised(module: nn.Module) -> list[int]:
+    """Bytes that each batch normalisation adds up: two sums of every feature, and the rows."""
+    found = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
+    return [(2 * part.num_features + 1) * SUM_BYTES for part in found]

@@ -107,12 +107,40 @@ class RemoteAdversary(RemotePlayer):
     def __init__(self, workers: Sequence[Any], others: int, rounds: int) -> None:
         super().__init__(workers, others)
         self.rounds = rounds
+        self._asked: list[tuple[Parcel, Key]] = []
+        self._figures: list[Any] = []
 
     def criticise(self, proposal: Parcel, key: Key) -> dict[str, Any]:
-        return {"criticise": self._ask("criticise", proposal.place, key, given=proposal)}
+        """Asked of the workers when something else is: rounds that follow one another are one
+        call, which hands over once what they share. The figures are in the list from then on."""
+        self._asked.append((proposal, key))
+        return {"criticise": self._figures}
 
     def answer(self, proposal: Parcel) -> Parcel:
+        self._criticise()
         return self._hand_over("answer", proposal.place, to=proposal)
 
     def generate(self, rows: int, key: Key) -> dict[str, Any]:
+        self._criticise()
         return {"generate": self._ask("generate", rows, key)}
+
+    def _criticise(self) -> None:
+        asked, self._asked = self._asked, []
+        if not asked:
+            return
+        parcels: list[Parcel] = []
+        rounds = []
+        for parcel, key in asked:
+            at = next((i for i, p in enumerate(parcels) if p.pieces is parcel.pieces), None)
+            if at is None:
+                at = len(parcels)
+                parcels.append(parcel)
+            rounds.append((at, parcel.place, key))
+        figures = []
+        for rank, worker in enumerate(self.workers):
+            given = [parcel.for_rank(rank, len(self.workers)) for parcel in parcels]
+            pieces = [piece for parts in given for piece in parts]
+            figures.append(worker.criticise.remote(rounds, *pieces))
+        self.pending += figures
+        self._figures.extend(figures)
+        self._figures = []

@@ -13,18 +13,20 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pyarrow import ArrowException, fs
 from torch import Tensor
 
 from lvtrain.errors import UserError
-from lvtrain.training.checkpoint import LATEST, name_of, step_of
+from lvtrain.training.checkpoint import LATEST, commit, name_of, step_of
 from lvtrain.training.parts import (
     MANIFEST,
     META,
     FileRecord,
     manifest,
+    parts,
     record,
     safetensors,
     to_bytes,
@@ -93,13 +95,22 @@ class Storage:
             self._write(LATEST, [f"{folder}\n".encode()])
         except (OSError, ArrowException) as error:
             raise UserError(f"{self.uri}/{folder}: cannot be written: {_said(error)}") from error
-        older = sorted((s for s in self._steps() if s < step), reverse=True)
+        older = sorted((s for s in self.steps() if s < step), reverse=True)
         kept = {step, *older[: max(keep, 2) - 1], *keep_steps}
-        for other in self._steps():
+        for other in self.steps():
             if other not in kept:
                 # Storage that refuses here does no harm; the next commit tries again.
                 with suppress(OSError, ArrowException):
                     self._remove(name_of(other))
+
+    def fetch(self, folder: Path) -> None:
+        """Copy every complete checkpoint into a run's own folder of them."""
+        for step in sorted(self.steps()):
+            found, _ = self._vouched(step)
+            if found is not None:
+                stored = self._stored(step, found)
+                tensors = {part: stored.tensors(part) for part in stored.parts}
+                commit(folder, step, parts(tensors), stored.meta, keep=step + 2)
 
     def latest(self) -> Stored | None:
         """The checkpoint that `LATEST` names or, where that one is damaged, the newest complete
@@ -108,7 +119,7 @@ class Storage:
         Raises UserError where the storage cannot be read, or has checkpoints and no complete one.
         """
         try:
-            steps = self._steps()
+            steps = self.steps()
             named = step_of(self.read(LATEST).decode().strip()) if steps else None
         except FileNotFoundError:
             named = None
@@ -155,7 +166,7 @@ class Storage:
         except (OSError, ArrowException) as error:
             return None, _said(error)
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
         """The steps that have a folder, whole or not."""
         chosen = fs.FileSelector(self._root, allow_not_found=True)
         names = [info.base_name for info in self._fs.get_file_info(chosen)]

@@ -6,8 +6,11 @@ Its flags are those of `lvtrain train` and of `ClusterConfig`; it is what `ray j
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -17,6 +20,7 @@ from lvtrain.cluster.config import ClusterConfig
 from lvtrain.commands.table import show
 from lvtrain.commands.train import ConfigT, TrainArguments, arguments
 from lvtrain.config import check
+from lvtrain.errors import UserError
 
 PROGRAM = "python -m lvtrain.cluster.train"
 
@@ -44,6 +48,9 @@ def run(argv: list[str]) -> int:
         return 0
     system, given = parsed
     check(given.cluster)
+    _check_installed()
+    for flag, path in (("data", given.data), ("out", given.out)):
+        _check_lasting(flag, path)
 
     from lvtrain.cluster.controller import carry_out
     from lvtrain.cluster.plan import plan
@@ -59,6 +66,27 @@ def run(argv: list[str]) -> int:
     else:
         show([(name.replace("_", " "), str(value)) for name, value in figures.items()])
     return 0 if figures["fits"] else 2
+
+
+def _check_installed() -> None:
+    """Raise UserError where a package of the cluster is missing: lvtrain itself does without."""
+    # Ray without its extra `default` has no gRPC, and takes no jobs.
+    for package in ("ray", "grpc", "deepspeed"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is not installed: pip install 'lvtrain[cluster]'")
+
+
+def _check_lasting(flag: str, path: Path) -> None:
+    """Raise UserError for a path that would be lost.
+
+    A submitted job works in a copy of the folder it was submitted from, on some node, which Ray
+    removes after the job: a run would go with it.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not path.is_absolute():
+        raise UserError(
+            f"--{flag} {path}: expected an absolute path, on storage that every node has: a "
+            "submitted job works in a copy of its folder that is removed after it"
+        )
 
 
 if __name__ == "__main__":

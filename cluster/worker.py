@@ -8,7 +8,6 @@ are rows for the workers of the other group (`exchange.py`).
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,14 @@ from typing import Any, cast
 
 import ray
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lvtrain.cluster import engine as ds
 from lvtrain.cluster.batch_norm import over_the_group
 from lvtrain.cluster.config import ClusterConfig, Seat
 from lvtrain.cluster.exchange import Packed, merge, pack, split, unpack
+from lvtrain.cluster.storage import Storage
 from lvtrain.config import OptimizerConfig, RunConfig
 from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
@@ -40,6 +41,8 @@ from lvtrain.training.trainer import restore
 from lvtrain.training.watch import Watch
 
 Figures = dict[str, float]
+Round = tuple[int, int | None, Key]
+"""An update of the critic: on which parcel of those handed over, which batch of it, its key."""
 
 
 class Elsewhere:
@@ -57,25 +60,32 @@ class Worker:
 
     def __init__(self, config: RunConfig, cluster: ClusterConfig, seat: Seat) -> None:
         self.config, self.cluster, self.seat = config, cluster, seat
-        self._phase = "starting"
+        self._phase = "the start"
         self._busy = 0.0
+
+    def __repr__(self) -> str:
+        return str(self.seat)
 
     def pid(self) -> int:
         return os.getpid()
 
     def address(self) -> tuple[str, int]:
-        """Where a group whose first rank this is can meet: this node, and a port that is free."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return ray.util.get_node_ip_address(), free.getsockname()[1]
+        """Where a group whose first rank this is can meet: this node, and a port that is this
+        process's from now on. `join` finds the store that it was opened for, and shares it."""
+        here = ray.util.get_node_ip_address()
+        self._meeting = dist.TCPStore(
+            here, 0, is_master=True, wait_for_workers=False, multi_tenant=True
+        )
+        return here, self._meeting.port
 
     @ray.method(concurrency_group="health")
     def phase(self) -> str:
         """What the worker is at: answered beside its work, by any worker that is not frozen."""
         return self._phase
 
-    def start(self, address: str, port: int, found: Path | None, step: int) -> None:
-        """Join the group, build the player, and put it where the checkpoint at `found` left it."""
+    def start(self, address: str, port: int, found: str, step: int) -> None:
+        """Join the group, build the player, and put it where the checkpoint of `step` in the folder
+        or at the URI `found` left it, if there is one."""
         seat = self.seat
         torch.set_num_threads(max(1, int(self.cluster.cpus_of(seat.role))))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,8 +98,9 @@ class Worker:
         self.player = self._player()
         if seat.world > 1:
             over_the_group(module)
-        if found is not None:
-            restore(self.player.engines, checkpoint.at(found, step))
+        if found:
+            stored = Storage(found).at(step) if "://" in found else checkpoint.at(Path(found), step)
+            restore(self.player.engines, stored)
         self._phase, self._busy = f"step {step}", 0.0
 
     def _player(self) -> ModelPlayer | AdversaryPlayer:
@@ -136,12 +147,17 @@ class Worker:
         return merge(tensors, self.seat.rank, self.seat.world, self.seat.others)
 
     def save(self, folder: str) -> Mapping[str, FileRecord]:
-        """Write this group's parts of a checkpoint into `folder`, where this is the first rank."""
+        """Write this group's parts of a checkpoint into a folder, a path or a URI, where this is
+        the first rank."""
         self._phase += ", saving"
         states = {name: engine.state() for name, engine in self.player.engines.items()}
         if self.seat.rank:
             return {}
-        return parts(states)(Path(folder))
+        if "://" not in folder:
+            return parts(states)(Path(folder))
+        uri, _, name = folder.rpartition("/")
+        storage = Storage(uri)
+        return {f"{p}.safetensors": storage.write_part(name, p, s) for p, s in states.items()}
 
     def check_state(self) -> None:
         """Raise NonFiniteLoss, naming the tensor, where the group's state is not all finite."""
@@ -163,7 +179,7 @@ class AutoencoderWorker(Worker):
 
     player: ModelPlayer
 
-    def start(self, address: str, port: int, found: Path | None, step: int) -> None:
+    def start(self, address: str, port: int, found: str, step: int) -> None:
         super().start(address, port, found, step)
         settings, seat = self.config.train, self.seat
         store = Store.open(self.config.store)
@@ -218,25 +234,32 @@ class AdversaryWorker(Worker):
 
     player: AdversaryPlayer
 
-    def criticise(self, place: int | None, key: Key, *proposal: Packed) -> Figures:
-        with self._doing("criticise", key):
-            return figures(self.player.criticise(self._seen(place, proposal), self._of_rank(key)))
+    def criticise(self, rounds: Sequence[Round], *pieces: Packed) -> Figures:
+        """One update after the other; gives the figures of the last."""
+        with self._doing("criticise", rounds[0][2]):
+            parcels = 1 + max(parcel for parcel, _, _ in rounds)
+            size = len(pieces) // parcels
+            got = [self._got(pieces[i * size : (i + 1) * size]) for i in range(parcels)]
+            metrics: Metrics = {}
+            for parcel, place, key in rounds:
+                metrics = self.player.criticise(shown(got[parcel], place), self._of_rank(key))
+            return figures(metrics)
 
     def answer(self, place: int | None, *proposal: Packed) -> Any:
         with self._doing(self._phase.split(",")[0] + ", answer"):
-            return self._handed(self.player.answer(self._seen(place, proposal)))
+            return self._handed(self.player.answer(shown(self._got(proposal), place)))
 
     def generate(self, rows: int, key: Key) -> Figures:
         with self._doing("generate", key):
             return figures(self.player.generate(rows // self.seat.world, self._of_rank(key)))
 
-    def _seen(self, place: int | None, pieces: Sequence[Packed]) -> dict[str, Tensor]:
-        """A proposal or, where `place` says which, one of those that were shown together."""
-        got = self._got(pieces)
-        if place is None:
-            return got
-        prefix = f"{place}:"
-        return {n.removeprefix(prefix): t for n, t in got.items() if n.startswith(prefix)}
+
+def shown(got: dict[str, Tensor], place: int | None) -> dict[str, Tensor]:
+    """A proposal or, where `place` says which, one of those that were shown together."""
+    if place is None:
+        return got
+    prefix = f"{place}:"
+    return {n.removeprefix(prefix): t for n, t in got.items() if n.startswith(prefix)}
 
 
 def figures(metrics: Metrics) -> Figures:

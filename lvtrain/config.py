@@ -91,8 +91,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
     precision: Precision = "fp32"
-    """Of the products of an iteration: bf16 by autocast, on a GPU or a CPU that has instructions for
-    it, or a GPU's tf32; the rest is float32."""
+    """Of the products of an iteration: bf16 by autocast, where the device multiplies it,
+    or a GPU's tf32; the rest is float32."""
     threads: Threads = 0
     """CPU threads; 0 takes as many as torch does, every core or OMP_NUM_THREADS, and config.json
     records their number."""

@@ -20,6 +20,8 @@ _PACKAGES = (
     "tokenizers",
     "safetensors",
     "sacrebleu",
+    "ray",
+    "deepspeed",
 )
 
 

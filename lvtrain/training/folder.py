@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ _LOCK = ".lock"
 # The weights that `Model.save_pretrained` writes, beside a configuration like a run's.
 _EXPORTED = "model.safetensors"
 # What may differ: the store may have moved, and its digest covers that of its tokeniser.
-_FREE = {f"train.{name}" for name in RESUMABLE_FIELDS} | {"store", "tokenizer_digest"}
+FREE = {f"train.{name}" for name in RESUMABLE_FIELDS} | {"store", "tokenizer_digest"}
 # What a file system answers that has no locks: a run there goes without.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -68,8 +68,11 @@ def check_folder(out: Path, config: RunConfig, resume: Resume) -> bool:
     return True
 
 
-def find_checkpoint(out: Path, config: RunConfig) -> Checkpoint | None:
-    """What the run in `out` goes on from, with warnings; None before its first checkpoint.
+def find_checkpoint(
+    out: Path, config: RunConfig, latest: Callable[[], Checkpoint | None] | None = None
+) -> Checkpoint | None:
+    """What the run in `out` goes on from, with warnings; None before its first checkpoint. It has
+    its checkpoints in its folder, unless `latest` finds them elsewhere.
 
     Raises UserError for a file of the run that does not belong to it, or a step beyond the last.
     """
@@ -80,7 +83,7 @@ def find_checkpoint(out: Path, config: RunConfig) -> Checkpoint | None:
             f"{copy}: not the tokenizer of {config.store}: expected SHA-256 {expected[:16]}…, "
             f"found {found[:16]}…"
         )
-    last = checkpoint.latest(out / CHECKPOINTS)
+    last = latest() if latest else checkpoint.latest(out / CHECKPOINTS)
     read_metrics(out)
     if last is None:
         return None
@@ -192,7 +195,7 @@ def _read_config(path: Path, like: RunConfig) -> RunConfig:
 def _said_differences(ours: RunConfig, theirs: RunConfig) -> str:
     """The fields that must agree and do not."""
     here, there = to_json(ours), to_json(theirs)
-    names = [name for name in differences(here, there) if name not in _FREE]
+    names = [name for name in differences(here, there) if name not in FREE]
     said = ", ".join(
         f"{name} is {_value(there, name)!r} there and {_value(here, name)!r} here"
         for name in names[:3]

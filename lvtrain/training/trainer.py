@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lvtrain.config import TrainConfig
 from lvtrain.errors import NonFiniteLoss, UserError
@@ -24,6 +24,9 @@ from lvtrain.training.game import Playable, Source
 from lvtrain.training.log import RunLog
 from lvtrain.training.parts import Write
 from lvtrain.training.precision import products
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Validate = Callable[[int], Mapping[str, float]]
 """Figures on the validation split at a step. The first is the one that selects: lower is better."""
@@ -64,7 +67,18 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(signum, handler)
 
 
-def restore(engines: Mapping[str, Engine], checkpoint: Checkpoint) -> None:
+class Restorable(Protocol):
+    """A checkpoint, wherever it is kept."""
+
+    @property
+    def path(self) -> Path | str: ...
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """The tensors of a part, by name."""
+        ...
+
+
+def restore(engines: Mapping[str, Engine], checkpoint: Restorable) -> None:
     """Put every engine back to where a checkpoint left it.
 
     Raises UserError, naming the file, where the checkpoint is another system's.
@@ -73,7 +87,7 @@ def restore(engines: Mapping[str, Engine], checkpoint: Checkpoint) -> None:
         try:
             engine.load(checkpoint.tensors(name))
         except ValueError as error:
-            path = checkpoint.path / f"{name}.safetensors"
+            path = f"{checkpoint.path}/{name}.safetensors"
             raise UserError(f"{path}: not of this configuration: {error}") from None
 
 

@@ -53,9 +53,9 @@ def test_what_is_committed_is_read_bit_for_bit(storage: Storage) -> None:
 
 def test_the_newest_are_kept_and_those_asked_for(storage: Storage) -> None:
     commit(storage, 1, 2, 3)
-    assert sorted(storage._steps()) == [2, 3]
+    assert sorted(storage.steps()) == [2, 3]
     storage.commit(4, lambda folder: {}, {}, keep_steps=[2])
-    assert sorted(storage._steps()) == [2, 3, 4]
+    assert sorted(storage.steps()) == [2, 3, 4]
 
 
 def test_a_commit_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
