@@ -47,8 +47,6 @@ class ClusterConfig:
     gets the newest, and the best, when the run ends."""
     failures: Natural = 3
     """Restarts without a new checkpoint between them before the run is given up."""
-    ahead: Count = 2
-    """Iterations handed to the workers before the figures of the first are waited for."""
 
     def cpus_of(self, role: Role) -> float:
         """CPUs of a worker."""

@@ -103,9 +103,10 @@ def _table(presets: Mapping[str, Preset]) -> str:
 
 def _preset_name(argv: list[str]) -> str:
     """The preset must be known before the flags, whose defaults it sets."""
+    name = "default"
     for i, argument in enumerate(argv):
         if argument == "--preset" and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith("--preset="):
-            return argument.removeprefix("--preset=")
-    return "default"
+            name = argv[i + 1]
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    return name  # the last of them, as of any other flag
