@@ -86,7 +86,10 @@ class Row:
 
     def cells(self) -> list[str]:
         seconds = [f"{s:.1f}" if s else "" for s in (self.said_after, self.pause)]
-        return [self.fault, self.moment, self.said.replace("|", "/"), *seconds, self.verdict]
+        # Of no interest elsewhere: this machine's folders, addresses and processes.
+        said = re.sub(r"pid \d+ on [\w.:]+", "pid P on NODE", self.said.replace("|", "/"))
+        said = said.replace(tempfile.gettempdir(), "TMP")
+        return [self.fault, self.moment, said, *seconds, self.verdict]
 
 
 @dataclass(eq=False)
