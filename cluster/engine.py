@@ -114,9 +114,7 @@ class DeepSpeedEngine:
         if self._differentiated:
             raise RuntimeError(f"{self.name}: one backward a step: this is the second")
         self._differentiated = True
-        for quantity, term in {**(terms or {}), "loss": loss}.items():
-            self.watch.note(self.name, quantity, term, key)
-        self.own.optimizer.zero_grad(set_to_none=True)
+        self.own.prepare(loss, key, terms)
         self._touched.clear()
         with torch.autocast(loss.device.type, enabled=False):
             self.engine.backward(loss)

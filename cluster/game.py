@@ -13,13 +13,12 @@ import torch
 from lvtrain.cluster.group import Groups
 from lvtrain.cluster.metrics import Published
 from lvtrain.cluster.players import Place, RemoteAdversary, RemoteModel
-from lvtrain.cluster.worker import Elsewhere
+from lvtrain.cluster.worker import elsewhere
 from lvtrain.config import RunConfig
 from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
 from lvtrain.model import build
 from lvtrain.randomness import Key
-from lvtrain.training.engine import Engine
 from lvtrain.training.game import AdversaryPlayer, Game, Metrics, ModelPlayer, Source
 from lvtrain.training.parts import FileRecord
 
@@ -28,7 +27,7 @@ def game_shape(config: RunConfig) -> Game:
     """The game of a system without its parameters, for its schedule and its rounds."""
     with torch.device("meta"):
         system = build(config)
-    return system.game(lambda name, module, optimizer: cast(Engine, Elsewhere(name)))
+    return system.game(elsewhere)
 
 
 class Places:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lvtrain.cluster.exchange import meets
 from lvtrain.randomness import Key
 
@@ -22,7 +24,7 @@ class Place:
     """A batch by its number: workers read their rows of it themselves."""
 
     index: int
-    rows: range
+    rows: np.ndarray
     words: int
 
 

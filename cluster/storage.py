@@ -20,7 +20,7 @@ from pyarrow import ArrowException, fs
 from torch import Tensor
 
 from lvtrain.errors import UserError
-from lvtrain.training.checkpoint import LATEST, commit, name_of, step_of
+from lvtrain.training.checkpoint import LATEST, commit, name_of, newest_whole, step_of
 from lvtrain.training.parts import (
     MANIFEST,
     META,
@@ -127,15 +127,7 @@ class Storage:
             raise UserError(f"{self.uri}: cannot be read: {_said(error)}") from error
         if not steps:
             return None
-        newest = max(steps) if named is None else named
-        warnings: list[str] = []
-        for step in sorted(steps, key=lambda step: (step > newest, -step)):
-            found, damage = self._vouched(step)
-            if found is not None:
-                said = tuple(f"{warning}; using {name_of(step)}" for warning in warnings)
-                return self._stored(step, found, said)
-            warnings.append(f"{name_of(step)} is damaged: {damage}")
-        raise UserError(f"{self.uri}: no complete checkpoint: {'; '.join(warnings)}")
+        return self._stored(*newest_whole(self.uri, steps, named, (), self._vouched))
 
     def at(self, step: int) -> Stored:
         """The checkpoint of `step`. Raises UserError if it is missing or damaged."""

@@ -55,6 +55,11 @@ class Elsewhere:
         raise RuntimeError(f"{self.name} is with the other group: {attribute} is not to be asked")
 
 
+def elsewhere(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
+    """Makes the engines of a game that has none here."""
+    return cast(Engine, Elsewhere(name))
+
+
 class Worker:
     """What both kinds have in common: a seat in a group, the parts that it updates."""
 
@@ -105,13 +110,13 @@ class Worker:
 
     def _player(self) -> ModelPlayer | AdversaryPlayer:
         """The player of this seat, with engines for its parts alone."""
-        of = self.system.game(lambda name, module, config: cast(Engine, Elsewhere(name)))
+        of = self.system.game(elsewhere)
         mine = (of.model if self.seat.role == "model" else of.adversary).engines  # type: ignore[union-attr]
         watch = Watch(self.device, deferred=False)
 
         def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
             if name not in mine:
-                return cast(Engine, Elsewhere(name))
+                return elsewhere(name, module, optimizer)
             return ds.DeepSpeedEngine(
                 name, module, optimizer, self.config.train.steps, self.cluster.zero, watch
             )

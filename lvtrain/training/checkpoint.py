@@ -24,7 +24,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,14 +123,32 @@ def latest(folder: Path) -> Checkpoint | None:
     named, warnings = _read_latest(folder)
     if named is not None and named not in found:
         warnings.append(f"{name_of(named)} is named by {LATEST} but missing")
-    newest = max(found) if named is None else named
-    for step in sorted(found, key=lambda step: (step > newest, -step)):
-        manifest, damage = _inspect(found[step], contents=True)
+    step, manifest, said = newest_whole(
+        folder, found, named, warnings, lambda step: _inspect(found[step], contents=True)
+    )
+    return _open(found[step], manifest, said)
+
+
+def newest_whole(
+    where: Path | str,
+    steps: Collection[int],
+    named: int | None,
+    warnings: Sequence[str],
+    inspect: Callable[[int], tuple[dict[str, Any] | None, str]],
+) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+    """The step that is named or, where `inspect` finds that one damaged, the newest that is not,
+    those before it first; with its manifest, and `warnings` of what was passed over.
+
+    Raises UserError where none is complete.
+    """
+    newest = max(steps) if named is None else named
+    warnings = list(warnings)
+    for step in sorted(steps, key=lambda step: (step > newest, -step)):
+        manifest, damage = inspect(step)
         if manifest is not None:
-            said = tuple(f"{warning}; using {name_of(step)}" for warning in warnings)
-            return _open(found[step], manifest, said)
+            return step, manifest, tuple(f"{said}; using {name_of(step)}" for said in warnings)
         warnings.append(f"{name_of(step)} is damaged: {damage}")
-    raise UserError(f"{folder}: no complete checkpoint: {'; '.join(warnings)}")
+    raise UserError(f"{where}: no complete checkpoint: {'; '.join(warnings)}")
 
 
 def at(folder: Path, step: int) -> Checkpoint:

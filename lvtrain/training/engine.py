@@ -79,13 +79,17 @@ class TorchEngine:
             )
 
     def backward(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None = None) -> None:
+        self.prepare(loss, key, terms)
+        # What was computed in half goes back in half; nothing else is to be rounded.
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+
+    def prepare(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None) -> None:
+        """Look at a loss and its terms, and forget the gradients of the last."""
         for quantity, term in {**(terms or {}), "loss": loss}.items():
             self.watch.note(self.name, quantity, term, key)
         # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
         self.optimizer.zero_grad(set_to_none=True)
-        # What was computed in half goes back in half; nothing else is to be rounded.
-        with torch.autocast(loss.device.type, enabled=False):
-            loss.backward()
 
     def step(self, key: Key) -> float | Tensor:
         rate = self.rate(key)

@@ -91,7 +91,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         jobs = f"http://127.0.0.1:{dashboard}"
         found = Head(environment, f"127.0.0.1:{port}", jobs, metrics)
         give_up = time.monotonic() + 60
-        while found.run("ray", "job", "list", "--address", jobs).returncode:
+        # Jobs are listed before the agent that starts them is there.
+        while found.run(*f"ray job submit --no-wait --address {jobs} -- true".split()).returncode:
             assert node.poll() is None and time.monotonic() < give_up
             time.sleep(1)
         yield found
