@@ -8,6 +8,7 @@ from typing import Literal
 from lvtrain.config import Count, Natural, NotNegative, Positive
 
 Role = Literal["model", "adversary"]
+Transport = Literal["store", "nixl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class ClusterConfig:
     """GPUs of each worker of the model; workers may share one by fractions."""
     adversary_gpus: NotNegative = 0.0
     """GPUs of each worker of the adversary."""
+    transport: Transport = "store"
+    """How codes and answers go from worker to worker: through the object stores of their nodes, or
+    straight from memory to memory, a GPU's too, by NIXL (pip install nixl)."""
     spread: bool = False
     """Put workers on different nodes where there are several, instead of close together."""
     address: str = "auto"

@@ -8,6 +8,7 @@ done since the last checkpoint is done again, and ends in the same weights bit f
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,12 +132,19 @@ def _keeping(storage: Storage, game: RemoteGame, config: RunConfig) -> Keep:
 
 def check(config: RunConfig, cluster: ClusterConfig) -> None:
     """Raise UserError for workers that a run cannot be shared among."""
+    if cluster.transport == "nixl" and find_spec("nixl") is None:
+        raise UserError("--transport nixl: expected the package nixl on all nodes, found none here")
     size = config.train.batch_size
     shape = game_shape(config)
     adversaries = cluster.adversaries if shape.adversary is not None else 1
     for flag, count in (("workers", cluster.workers), ("adversaries", adversaries)):
         if size % count:
             raise UserError(f"--batch-size {size}: expected a multiple of --{flag} {count}")
+    if (size // cluster.workers) % (parts := config.train.accumulate):
+        raise UserError(
+            f"--batch-size {size}: expected a multiple of --workers {cluster.workers} times "
+            f"--accumulate {parts}"
+        )
     if cluster.zero and shape.adversary is not None and shape.schedule == "alternating":
         raise UserError(
             f"--zero {cluster.zero}: expected 0 with the alternating schedule, which updates the "

@@ -5,6 +5,8 @@ DeepSpeed's quirks, and what is done about each, are all in this file (version 0
 - A backward that passes an engine twice fails or gives wrong gradients under ZeRO 1 and 2, and so
   do two backwards a step. Players cut their graphs at the tensors they exchange and differentiate
   one loss an update, on the module and not through the engine; a second `backward` is refused.
+- It counts the parts of an update in its own step, which stage 0 does without here: it is told
+  which part is the last.
 - Clipping is on (at 1.0) unless turned off in so many words.
 - Parameters that a loss does not depend on get a gradient of zero, by which Adam's momentum moves
   them. Under stage 0 it is taken away again; a flat piece of ZeRO cannot leave some of its numbers
@@ -110,15 +112,21 @@ class DeepSpeedEngine:
         for parameter in self.own.parameters:
             parameter.register_post_accumulate_grad_hook(self._touched.add)
 
+    def accumulate(self, parts: int) -> None:
+        self.own.accumulate(parts)
+
     def backward(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None = None) -> None:
         if self._differentiated:
             raise RuntimeError(f"{self.name}: one backward a step: this is the second")
         self._differentiated = True
         self.own.prepare(loss, key, terms)
-        self._touched.clear()
+        self.engine.set_gradient_accumulation_boundary(self.own.last)
         with torch.autocast(loss.device.type, enabled=False):
-            self.engine.backward(loss)
+            self.engine.backward(self.own.scaled(loss))
+        if not self.own.last:
+            return
         untouched = [p for p in self.own.parameters if p not in self._touched]
+        self._touched.clear()
         if untouched and self.zero:
             raise RuntimeError(f"{self.name}: ZeRO {self.zero} cannot update some parameters alone")
         for parameter in untouched:
@@ -129,6 +137,8 @@ class DeepSpeedEngine:
         if not self.zero:
             # Backward has left every rank with the whole mean gradient.
             return self.own.step(key)
+        if not self.own.passed():
+            return 0.0
         rate = self.own.rate(key)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -32,18 +32,20 @@ def rows_for(rows: int, rank: int, world: int, other: int, others: int) -> Tenso
     return torch.nonzero(mine % others == other).squeeze(1)
 
 
+def met_by(rank: int, world: int, others: int) -> list[int]:
+    """The ranks of the other group that a rank has rows of."""
+    return [other for other in range(others) if meets(rank, world, other, others)]
+
+
 def split(
     tensors: Mapping[str, Tensor], rank: int, world: int, others: int
 ) -> list[dict[str, Tensor]]:
     """What each rank of the other group gets; for ranks that it does not meet there is no piece."""
     rows = len(next(iter(tensors.values())))
     pieces = []
-    for other in range(others):
-        if meets(rank, world, other, others):
-            chosen = rows_for(rows, rank, world, other, others)
-            pieces.append(
-                {name: tensor[chosen.to(tensor.device)] for name, tensor in tensors.items()}
-            )
+    for other in met_by(rank, world, others):
+        chosen = rows_for(rows, rank, world, other, others)
+        pieces.append({name: tensor[chosen.to(tensor.device)] for name, tensor in tensors.items()})
     return pieces
 
 
@@ -52,7 +54,7 @@ def merge(
 ) -> dict[str, Tensor]:
     """Put the pieces from the ranks of the other group that `rank` meets, in the order of those
     ranks, together to the rows of `rank`."""
-    met = [s for s in range(senders) if meets(s, senders, rank, world)]
+    met = met_by(rank, world, senders)
     if len(met) == 1:
         return dict(pieces[0])
     rows = sum(len(next(iter(piece.values()))) for piece in pieces)

@@ -51,19 +51,22 @@ class RemoteGame:
     def __init__(self, groups: Groups, shape: Game, every: int) -> None:
         self._groups, self._every = groups, every
         sizes = len(groups.of("model")), len(groups.of("adversary"))
-        self._model = RemoteModel([m.actor for m in groups.of("model")], sizes[1])
+        transport = groups.cluster.transport
+        self._model = RemoteModel([m.actor for m in groups.of("model")], sizes[1], transport)
         self._adversary = None
         if shape.adversary is not None:
-            self._adversary = RemoteAdversary(
-                [m.actor for m in groups.of("adversary")], sizes[0], shape.adversary.rounds
-            )
+            members = [m.actor for m in groups.of("adversary")]
+            self._adversary = RemoteAdversary(members, sizes[0], transport, shape.adversary.rounds)
         # The schedules hand on what players give, and never look into it.
         self._game = Game(
             model=cast(ModelPlayer, self._model),
             adversary=cast(AdversaryPlayer | None, self._adversary),
             schedule=shape.schedule,
             fresh=shape.fresh,
+            lag=shape.lag,
         )
+        self._late: list[Any] = []
+        self._before: Mapping[str, Any] = {}
         self._published = Published()
         self._asked = time.perf_counter()
 
@@ -72,14 +75,23 @@ class RemoteGame:
         return self._game.batches_per_iteration
 
     def iterate(self, batches: Source, key: Key) -> tuple[Metrics, int]:
+        """With a lag, what the adversary is asked for is waited for in the iteration after it, and
+        its figures are those of the iteration before."""
         promised, words = self._game.iterate(batches, key)
-        pending = self._emptied()
+        pending, late = self._model.emptied(), []
+        if self._adversary is not None:
+            late = self._adversary.emptied()
+        if self._game.lag:
+            late, self._late = self._late, late
         # All of them: an error of work whose result nobody needs is an error too.
-        results = dict(zip(map(id, pending), self._groups.get(pending), strict=True))
+        due = pending + late
+        results = dict(zip(map(id, due), self._groups.get(due), strict=True))
         metrics: Metrics = {}
-        for references in promised.values():
-            ranks = [results[id(reference)] for reference in cast(Any, references)]
-            metrics |= {n: sum(rank[n] for rank in ranks) / len(ranks) for n in ranks[0]}
+        for references in cast(Any, (*self._before.values(), *promised.values())):
+            if id(references[0]) in results:
+                ranks = [results[id(reference)] for reference in references]
+                metrics |= {n: sum(rank[n] for rank in ranks) / len(ranks) for n in ranks[0]}
+        self._before = promised if self._late else {}
         if (key.step + 1) % self._every == 0:
             metrics |= self._idle()
         self._published.step(words, metrics)
@@ -96,17 +108,11 @@ class RemoteGame:
             idle.setdefault(f"{member.seat.role}_idle", []).append(max(0.0, 1 - seconds / passed))
         return {name: sum(shares) / len(shares) for name, shares in idle.items()}
 
-    def _emptied(self) -> list[Any]:
-        players = [player for player in (self._model, self._adversary) if player is not None]
-        pending = [reference for player in players for reference in player.pending]
-        for player in players:
-            player.pending = []
-        return pending
-
     def check(self) -> None:
         """Workers raise what they meet at once: it arrives with the figures of the iteration."""
 
     def check_state(self) -> None:
+        self._groups.get(self._late)
         self._groups.get(m.actor.check_state.remote() for m in self._groups.members)
 
     def write(self, folder: Path | str) -> Mapping[str, FileRecord]:

@@ -196,7 +196,9 @@ def _hire(
         others=adversaries if model else workers,
     )
     # `phase` is answered beside the work, by workers that are not frozen.
-    remote = cast(Any, ray.remote)(concurrency_groups={"health": 1})
+    remote = cast(Any, ray.remote)(
+        concurrency_groups={"health": 1}, enable_tensor_transport=cluster.transport != "store"
+    )
     actor = remote(AutoencoderWorker if model else AdversaryWorker).options(
         num_cpus=needed[index]["CPU"],
         num_gpus=needed[index].get("GPU", 0),

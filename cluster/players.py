@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lvtrain.cluster.exchange import meets
+from lvtrain.cluster.config import Transport
+from lvtrain.cluster.exchange import meets, met_by
 from lvtrain.randomness import Key
 
 
@@ -42,8 +43,7 @@ class Parcel:
         found = []
         for sender, pieces in enumerate(self.pieces):
             if meets(sender, senders, rank, world):
-                met = [r for r in range(world) if meets(sender, senders, r, world)]
-                found.append(pieces[met.index(rank)])
+                found.append(pieces[met_by(sender, senders, world).index(rank)])
         return found
 
 
@@ -52,24 +52,34 @@ class RemotePlayer:
 
     engines: Mapping[str, Any] = {}
 
-    def __init__(self, workers: Sequence[Any], others: int) -> None:
-        self.workers, self.others = workers, others
-        self.pending: list[Any] = []
-        """References to what comes of the work asked for since this was last emptied."""
+    def __init__(self, workers: Sequence[Any], others: int, transport: Transport) -> None:
+        self.workers, self.others, self.transport = workers, others, transport
+        self._pending: list[Any] = []
+
+    def emptied(self) -> list[Any]:
+        """References to what comes of the work asked for since this was last asked."""
+        pending, self._pending = self._pending, []
+        return pending
 
     def _hand_over(self, method: str, *arguments: Any, to: Parcel | None = None) -> Parcel:
         """Have every worker do what gives pieces for the workers of the other group."""
         if not self.others:
             self._ask(method, *arguments)
             return Parcel([])
+        # Not waited for by the driver, to which a piece would come for that: an error in one is met
+        # by those it was for, and by all that its worker does after it.
         parcels = []
         for rank, worker in enumerate(self.workers):
-            count = sum(meets(rank, len(self.workers), o, self.others) for o in range(self.others))
+            count = len(met_by(rank, len(self.workers), self.others))
             given = to.for_rank(rank, len(self.workers)) if to else ()
-            call = getattr(worker, method).options(num_returns=count)
-            pieces = call.remote(*arguments, *given)
-            parcels.append(pieces if count > 1 else [pieces])
-        self.pending += [piece for pieces in parcels for piece in pieces[:1]]
+            call = getattr(worker, method)
+            if self.transport == "store":
+                pieces = call.options(num_returns=count).remote(*arguments, *given)
+                parcels.append(pieces if count > 1 else [pieces])
+            else:
+                # One object for all, of which each takes its piece: Ray allows no more.
+                direct = call.options(tensor_transport=self.transport)
+                parcels.append([direct.remote(*arguments, *given)] * count)
         return Parcel(parcels)
 
     def _ask(self, method: str, *arguments: Any, given: Parcel | None = None) -> list[Any]:
@@ -78,7 +88,7 @@ class RemotePlayer:
         for rank, worker in enumerate(self.workers):
             pieces = given.for_rank(rank, len(self.workers)) if given else ()
             references.append(getattr(worker, method).remote(*arguments, *pieces))
-        self.pending += references
+        self._pending += references
         return references
 
 
@@ -100,14 +110,16 @@ class RemoteModel(RemotePlayer):
 
     def learn(self, answer: Parcel | None) -> dict[str, Any]:
         references = self._ask("learn", self._key, given=answer)
-        return {f"learn of {len(self.pending)}": references}
+        return {f"learn of {len(self._pending)}": references}
 
 
 class RemoteAdversary(RemotePlayer):
     """The adversary player, by the workers of its group."""
 
-    def __init__(self, workers: Sequence[Any], others: int, rounds: int) -> None:
-        super().__init__(workers, others)
+    def __init__(
+        self, workers: Sequence[Any], others: int, transport: Transport, rounds: int
+    ) -> None:
+        super().__init__(workers, others, transport)
         self.rounds = rounds
         self._asked: list[tuple[Parcel, Key]] = []
         self._figures: list[Any] = []
@@ -143,6 +155,6 @@ class RemoteAdversary(RemotePlayer):
             given = [parcel.for_rank(rank, len(self.workers)) for parcel in parcels]
             pieces = [piece for parts in given for piece in parts]
             figures.append(worker.criticise.remote(rounds, *pieces))
-        self.pending += figures
+        self._pending += figures
         self._figures.extend(figures)
         self._figures = []

@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from lvtrain.cluster import engine as ds
 from lvtrain.cluster.batch_norm import over_the_group
 from lvtrain.cluster.config import ClusterConfig, Seat
-from lvtrain.cluster.exchange import Packed, merge, pack, split, unpack
+from lvtrain.cluster.exchange import Packed, merge, met_by, pack, split, unpack
 from lvtrain.cluster.storage import Storage
 from lvtrain.config import OptimizerConfig, RunConfig
 from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
+from lvtrain.errors import NonFiniteLoss
 from lvtrain.evaluation.evaluate import validation
 from lvtrain.model import build
 from lvtrain.randomness import Key
 from lvtrain.training import checkpoint
+from lvtrain.training.accumulate import accumulating
 from lvtrain.training.engine import Engine, check_finite
 from lvtrain.training.game import AdversaryPlayer, Metrics, ModelPlayer
 from lvtrain.training.memory import keep_freed_memory
@@ -51,6 +53,9 @@ class Elsewhere:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def accumulate(self, parts: int) -> None:
+        """Nothing that is elsewhere is updated here."""
+
     def __getattr__(self, attribute: str) -> Any:
         raise RuntimeError(f"{self.name} is with the other group: {attribute} is not to be asked")
 
@@ -67,6 +72,7 @@ class Worker:
         self.config, self.cluster, self.seat = config, cluster, seat
         self._phase = "the start"
         self._busy = 0.0
+        self._failed: BaseException | None = None
 
     def __repr__(self) -> str:
         return str(self.seat)
@@ -121,7 +127,7 @@ class Worker:
                 name, module, optimizer, self.config.train.steps, self.cluster.zero, watch
             )
 
-        game = self.system.game(engine)
+        game = accumulating(self.system.game(engine), self.config.train.accumulate)
         player = game.model if self.seat.role == "model" else game.adversary
         assert player is not None
         return player
@@ -129,10 +135,18 @@ class Worker:
     @contextmanager
     def _doing(self, phase: str, key: Key | None = None) -> Iterator[None]:
         """Say what is being done and count its time; products in the precision of the run."""
+        if self._failed is not None:
+            raise self._failed  # what it was asked before came to nothing, and nobody may know yet
         self._phase = phase if key is None else f"step {key.step}, {phase}"
         started = time.perf_counter()
-        with products(self.config.train.precision, self.device.type):
-            yield
+        try:
+            with products(self.config.train.precision, self.device.type):
+                yield
+        except BaseException as error:
+            if isinstance(error, NonFiniteLoss) and key is not None:
+                error.step = key.step  # with a lag, the driver hears of it an iteration later
+            self._failed = error
+            raise
         self._busy += time.perf_counter() - started
 
     def _of_rank(self, key: Key) -> Key:
@@ -143,13 +157,25 @@ class Worker:
         if not self.seat.others:
             return None
         pieces = split(tensors, self.seat.rank, self.seat.world, self.seat.others)
+        if self.cluster.transport != "store":
+            return pieces
         packed = [pack(piece) for piece in pieces]
         return packed[0] if len(packed) == 1 else tuple(packed)
 
-    def _got(self, pieces: Sequence[Packed]) -> dict[str, Tensor]:
-        """This worker's rows from the pieces that workers of the other group handed over."""
-        tensors = [unpack(piece, self.device) for piece in pieces]
-        return merge(tensors, self.seat.rank, self.seat.world, self.seat.others)
+    def _got(self, handed: Sequence[Any]) -> dict[str, Tensor]:
+        """This worker's rows from what workers of the other group handed over."""
+        rank, world, others = self.seat.rank, self.seat.world, self.seat.others
+        if self.cluster.transport == "store":
+            pieces = [unpack(piece, self.device) for piece in handed]
+        else:
+            senders = met_by(rank, world, others)
+            own = [met_by(sender, others, world).index(rank) for sender in senders]
+            # Copied, as `unpack` does, out of a buffer that holds all of them.
+            pieces = [
+                {name: tensor.to(self.device, copy=True) for name, tensor in given[place].items()}
+                for given, place in zip(handed, own, strict=True)
+            ]
+        return merge(pieces, rank, world, others)
 
     def save(self, folder: str) -> Mapping[str, FileRecord]:
         """Write this group's parts of a checkpoint into a folder, a path or a URI, where this is

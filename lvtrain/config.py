@@ -74,6 +74,9 @@ class TrainConfig:
     """Iterations to train for, in total: a resumed run counts those it has behind it."""
     batch_size: Count = 64
     """Sentences a batch, over all workers together."""
+    accumulate: Count = 1
+    """Parts of a worker's share of a batch that the model learns from one after the other, in the
+    memory of one, before it is updated."""
     seed: Natural = 0
     """Everything random follows from it."""
     by_length: bool = False
@@ -104,7 +107,7 @@ class TrainConfig:
 # Device and threads are another machine's: they round the steps to come otherwise, no more.
 RESUMABLE_FIELDS = frozenset(
     "steps validate_every validation_sentences checkpoint_every keep log_every tensorboard device "
-    "threads".split()
+    "threads accumulate".split()
 )
 
 

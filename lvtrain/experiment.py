@@ -24,6 +24,7 @@ from lvtrain.evaluation.evaluate import validation
 from lvtrain.model import build
 from lvtrain.presets import preset as named_preset
 from lvtrain.systems import System, entry
+from lvtrain.training.accumulate import accumulating
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
@@ -82,6 +83,11 @@ def configure(
         raise UserError(
             f"--batch-size {train_config.batch_size}: expected {smallest} or more: batch "
             "normalisation has nothing to normalise a single sentence by"
+        )
+    if train_config.batch_size % train_config.accumulate:
+        raise UserError(
+            f"--batch-size {train_config.batch_size}: expected a multiple of --accumulate "
+            f"{train_config.accumulate}"
         )
     device = choose_device(train_config.device)
     if train_config.precision == "tf32" and device.type != "cuda":
@@ -184,7 +190,7 @@ def _game(system: System, settings: TrainConfig) -> Game:
     def engine(name: str, module: nn.Module, optimizer: OptimizerConfig) -> Engine:
         return TorchEngine(name, module, optimizer, settings.steps, watch)
 
-    return system.game(engine)
+    return accumulating(system.game(engine), settings.accumulate)
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

@@ -37,6 +37,11 @@ class Key:
         """The key for one use (or for one repetition of it) within this key's step."""
         return replace(self, path=(*self.path, *tags))
 
+    def part(self, part: int, parts: int) -> Key:
+        """The key for rows `part`, `part + parts`, … of this rank's: what is drawn for them is what
+        this key would draw."""
+        return replace(self, rank=self.rank + part * self.world, world=self.world * parts)
+
     def value(self) -> int:
         """63 bits, equal on all ranks, that identify (seed, step, path)."""
         name = repr((self.seed, self.step, self.path)).encode()

@@ -87,12 +87,25 @@ class Batch:
     index: int
     words: int
     """Tokens of the batch, ends counted and padding not."""
-    share: float = 1.0
+    share: float | Tensor = 1.0
     """Words of these rows for each that a rank has on average. Times it, a mean over the words of
     the rows is, averaged over the ranks, the mean over all words of the whole batch."""
     labels: Int64[Tensor, " B"] | None = None
     targets: Int64[Tensor, "B S"] | None = None
     target_lengths: Int64[Tensor, " B"] | None = None
+
+    def part(self, part: int, parts: int) -> Self:
+        """Return rows `part`, `part + parts`, …: of those that this rank has what a rank of their
+        own would have of them, but for the count of `words`, which is that of all."""
+        if parts == 1:
+            return self
+        chosen: dict[str, Any] = {
+            name: value[part::parts]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.dim()
+        }
+        share = self.share * parts * chosen["lengths"].sum() / self.lengths.sum()
+        return replace(self, **chosen, rows=self.rows[part::parts], share=share)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device, to which it goes while the host works on."""

@@ -27,7 +27,7 @@ from lvtrain.objectives.adversarial import LipschitzConfig, clip_weights, critic
 from lvtrain.randomness import Key
 from lvtrain.systems.autoencoder import Autoencoder, AutoencoderConfig, AutoencoderPlayer
 from lvtrain.training.engine import Engine, EngineFactory
-from lvtrain.training.game import Game, Metrics, Schedule, Tensors
+from lvtrain.training.game import Game, Lag, Metrics, Schedule, Tensors
 
 
 def _adam() -> OptimizerConfig:
@@ -97,6 +97,15 @@ class ARAEConfig:
     """Both losses of the encoder in one update, or the reference's order."""
     fresh: Natural = 1
     """Batches an overlapped iteration encodes for the critic besides the one it learns from."""
+    lag: Lag = 0
+    """1 has the encoder learn from the critic of the iteration before, which on a cluster leaves
+    the adversary a whole iteration for its updates: more could hide no more."""
+
+    def conflict(self) -> str | None:
+        """What is wrong with the fields together."""
+        if self.lag and self.schedule == "alternating":
+            return "--lag 1: expected 0 with the alternating schedule, whose players take turns"
+        return None
 
     @property
     def smallest_batch(self) -> int:
@@ -155,6 +164,7 @@ class ARAE(nn.Module):
             adversary=CodeAdversary(self, critic, generator),
             schedule=config.schedule,
             fresh=config.fresh,
+            lag=config.lag,
         )
 
 

@@ -36,6 +36,11 @@ class Engine(Protocol):
         clipping (0 where clipping is off)."""
         ...
 
+    def accumulate(self, parts: int) -> None:
+        """From now on, update once in `parts` calls of `step`, by the mean of as many losses, each
+        differentiated before its call."""
+        ...
+
     def check(self) -> None:
         """Raise NonFiniteLoss for what was not finite since the last check."""
         ...
@@ -77,21 +82,43 @@ class TorchEngine:
             self.optimizer = torch.optim.SGD(
                 parameters, lr=config.lr, fused=self.watch.deferred or None
             )
+        self._parts, self._before = 1, 0
+
+    def accumulate(self, parts: int) -> None:
+        self._parts = parts
 
     def backward(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None = None) -> None:
         self.prepare(loss, key, terms)
         # What was computed in half goes back in half; nothing else is to be rounded.
         with torch.autocast(loss.device.type, enabled=False):
-            loss.backward()
+            self.scaled(loss).backward()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What a loss is of an update's, which is the mean of its parts."""
+        return loss / self._parts if self._parts > 1 else loss
 
     def prepare(self, loss: Tensor, key: Key, terms: Mapping[str, Tensor] | None) -> None:
-        """Look at a loss and its terms, and forget the gradients of the last."""
+        """Look at a loss and its terms, and forget the gradients of the update before."""
         for quantity, term in {**(terms or {}), "loss": loss}.items():
             self.watch.note(self.name, quantity, term, key)
-        # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
-        self.optimizer.zero_grad(set_to_none=True)
+        if not self._before:
+            # Unset, not zeroed: autograd then hands gradients over instead of adding to zeros.
+            self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def last(self) -> bool:
+        """Whether the part to come, or now in hand, is the last before the update."""
+        return self._before + 1 == self._parts
+
+    def passed(self) -> bool:
+        """Count the part in hand as done; gives whether it was the last."""
+        last = self.last
+        self._before = 0 if last else self._before + 1
+        return last
 
     def step(self, key: Key) -> float | Tensor:
+        if not self.passed():
+            return 0.0
         rate = self.rate(key)
         total = None
         if self.config.clip:

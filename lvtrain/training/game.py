@@ -5,7 +5,9 @@ what was proposed and answers with what the model should learn from it (a gradie
 iteration under the two schedules:
 
 overlapped     propose → (the adversary updates itself n times and answers) ‖ (the model decodes)
-               → the model learns from its own loss and the answer in one backward.
+               → the model learns from its own loss and the answer in one backward. With a lag of
+               1 the adversary answers before it updates itself, as it was after the iteration
+               before: then only its answer is waited for, and the rest has a whole iteration.
 alternating    the order of Zhao et al. 2018: the model learns from its own loss; the critic updates
                itself n times, each on a fresh proposal; the model learns from the answer to
                another; the generator updates itself.
@@ -29,6 +31,7 @@ Tensors = Mapping[str, Tensor]
 Metrics = dict[str, float | Tensor]
 """Figures of an iteration; a tensor of one number stays where it is until it is written down."""
 Schedule = Literal["overlapped", "alternating"]
+Lag = Literal[0, 1]
 
 
 class Source(Protocol):
@@ -137,14 +140,16 @@ class AdversaryPlayer(Protocol):
 
 
 def respond(
-    adversary: AdversaryPlayer, proposals: Sequence[Tensors], rows: int, key: Key
+    adversary: AdversaryPlayer, proposals: Sequence[Tensors], rows: int, key: Key, lag: Lag = 0
 ) -> tuple[Tensors, Metrics]:
     """The adversary's whole part of an overlapped iteration: `rounds` critic updates, taking the
-    proposals in turn, the answer to the first of them, and the generator's update."""
+    proposals in turn, the answer to the first of them (before those, with a lag), and the
+    generator's update."""
     metrics: Metrics = {}
+    early = adversary.answer(proposals[0]) if lag else None
     for i in range(adversary.rounds):
         metrics = adversary.criticise(proposals[i % len(proposals)], key.fold("critic", i))
-    answer = adversary.answer(proposals[0])
+    answer = adversary.answer(proposals[0]) if early is None else early
     return answer, metrics | adversary.generate(rows, key.fold("generator"))
 
 
@@ -157,6 +162,8 @@ class Game:
     schedule: Schedule = "overlapped"
     fresh: int = 0
     """Batches, besides the one learnt from, that an overlapped iteration encodes for the critic."""
+    lag: Lag = 0
+    """Iterations that the critic which answers in an overlapped one is behind it."""
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -196,7 +203,7 @@ class Game:
     ) -> Metrics:
         proposals = [self.model.propose(batch, key)]
         proposals += self.model.show([batches.at(i) for i in others], key)
-        answer, metrics = respond(adversary, proposals, len(batch.rows), key)
+        answer, metrics = respond(adversary, proposals, len(batch.rows), key, self.lag)
         self.model.decode()
         return self.model.learn(answer) | metrics
 

@@ -26,6 +26,7 @@ from lvtrain.experiment import configure
 from lvtrain.model import Model
 from lvtrain.presets import preset
 from lvtrain.training.checkpoint import Checkpoint, latest
+from tests.training.smooth import smooth
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -70,43 +71,45 @@ def assert_near(run: Path, other: Path, tolerance: float) -> None:
         assert (a - b).norm() <= tolerance * b.norm(), (part, float((a - b).norm() / b.norm()))
 
 
-def smooth() -> Any:
-    """ARAE for runs whose sums are taken in another order, where a rounding stays a rounding: no
-    unit of ReLU is turned on or off by it, and no Adam divides by it what is nothing else, as the
-    gradients of biases before a normalisation are, and of the critic's last."""
-    model, _ = preset("arae", "tiny")
-
-    def sgd(part: Any, lr: float, **changes: Any) -> Any:
-        return replace(part, optimizer=replace(part.optimizer, kind="sgd", lr=lr), **changes)
-
-    return replace(
-        model,
-        autoencoder=sgd(model.autoencoder, 0.3),
-        critic=sgd(model.critic, 0.005, activation="tanh"),
-        generator=sgd(model.generator, 0.005, activation="tanh"),
-    )
-
-
-@pytest.mark.parametrize("schedule", ["overlapped", "alternating"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"schedule": "alternating"}, {"lag": 1}],
+    ids=["overlapped", "alternating", "late"],
+)
 def test_one_worker_each_ends_in_the_very_weights_of_one_process(
-    schedule: str, store: Path, tmp_path: Path
+    changes: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
-    model = replace(preset("arae", "tiny")[0], schedule=schedule)
+    model = replace(preset("arae", "tiny")[0], **changes)
     config = configured(store, model=model)
     experiment.carry_out(config, tmp_path / "one")
     carry_out(config, SMALL, tmp_path / "many")
     assert_same_bits(tmp_path / "many", tmp_path / "one")
 
 
-@pytest.mark.parametrize(("workers", "adversaries", "zero"), [(2, 1, 0), (2, 2, 1), (1, 2, 2)])
+@pytest.mark.parametrize(
+    ("workers", "adversaries", "zero", "parts"), [(2, 1, 0, 3), (2, 2, 1, 1), (1, 2, 2, 2)]
+)
 def test_any_number_of_workers_computes_what_one_process_does(
-    workers: int, adversaries: int, zero: int, store: Path, tmp_path: Path
+    workers: int, adversaries: int, zero: int, parts: int, store: Path, tmp_path: Path
 ) -> None:
     config = configured(store, model=smooth())
     cluster = replace(SMALL, workers=workers, adversaries=adversaries, zero=zero)
     experiment.carry_out(config, tmp_path / "one")
-    carry_out(config, cluster, tmp_path / "many")
+    many = replace(config, train=replace(config.train, accumulate=parts))
+    carry_out(many, cluster, tmp_path / "many")
     assert_near(tmp_path / "many", tmp_path / "one", 1e-6)
+
+
+@pytest.mark.parametrize(("workers", "adversaries"), [(1, 1), (1, 2)])
+def test_tensors_that_go_straight_from_worker_to_worker_are_the_same(
+    workers: int, adversaries: int, store: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("nixl")
+    config = configured(store, model=smooth())
+    cluster = replace(SMALL, workers=workers, adversaries=adversaries)
+    carry_out(config, cluster, tmp_path / "store")
+    carry_out(config, replace(cluster, transport="nixl"), tmp_path / "straight")
+    assert_same_bits(tmp_path / "straight", tmp_path / "store")
 
 
 @pytest.mark.parametrize("system", ["lm", "vae"])
