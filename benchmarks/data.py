@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.provenance import provenance
+from lvtrain.data.checksums import sha256
 from lvtrain.data.info import INDEX, TOKENIZER, VERSION, SplitInfo, StoreInfo
-from lvtrain.data.shards import Layout, ShardWriter, sha256, smallest_dtype
+from lvtrain.data.layout import Layout, smallest_dtype
+from lvtrain.data.shards import ShardWriter
 from lvtrain.data.tokenizer import SPECIALS, Tokenizer
 
 VOCABULARY = 30_000

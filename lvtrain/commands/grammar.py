@@ -18,8 +18,12 @@ class GrammarArguments:
     """Write sentences of the embedded grammar: text without a download, whose every sentence's
     probability is known."""
 
-    num: int = 10
-    """Sentences to write."""
+    num: int | None = None
+    """Sentences to write; 10 unless told."""
+    words: float | None = None
+    """Words to write instead, such as 1e9: the fewest whole sentences that have so many."""
+    start: int = 0
+    """Number of the first sentence, so that many processes can each write a part of one text."""
     seed: int = 0
     """The same seed gives the same sentences."""
     out: Path | None = None
@@ -31,13 +35,21 @@ class GrammarArguments:
 
 
 def run(argv: list[str]) -> int:
-    arguments = parse(GrammarArguments, argv, "grammar", "lvtrain grammar --num 50000 --out text")
+    arguments = parse(GrammarArguments, argv, "grammar", "lvtrain grammar --words 1e6 --out text")
 
+    from lvtrain.commands.progress import shown
     from lvtrain.data.grammar import Grammar
     from lvtrain.errors import UserError
 
-    if arguments.num < 1:
-        raise UserError(f"grammar: --num: expected at least 1, found {arguments.num}")
+    num, words = arguments.num, arguments.words
+    if num is not None and words is not None:
+        raise UserError("grammar: expected one of --num and --words, found both")
+    if num is not None and num < 1:
+        raise UserError(f"grammar: --num: expected at least 1, found {num}")
+    if words is not None and not (words >= 1 and words == int(words)):
+        raise UserError(f"grammar: --words: expected a whole number, 1 or more, found {words:g}")
+    if arguments.start < 0:
+        raise UserError(f"grammar: --start: expected 0 or more, found {arguments.start}")
     if arguments.seed < 0:
         raise UserError(f"grammar: --seed: expected 0 or more, found {arguments.seed}")
     paths = {
@@ -57,15 +69,22 @@ def run(argv: list[str]) -> int:
             raise UserError(f"grammar: {flag} {path}: expected a file of its own, found {first}'s")
     with contextlib.ExitStack() as stack:
         files = {flag: stack.enter_context(_new_file(path)) for flag, path in paths.items()}
+        progress = stack.enter_context(shown())
         grammar = Grammar()
-        sentences = grammar.sample(arguments.num, arguments.seed)
-        _write(files.get("--out", sys.stdout), sentences)
-        if file := files.get("--translations"):
-            _write(
-                file, (grammar.translate(s, arguments.seed + i) for i, s in enumerate(sentences))
-            )
-        if file := files.get("--labels"):
-            _write(file, (str(grammar.style_of(s)) for s in sentences))
+        out, done, written = files.get("--out", sys.stdout), 0, 0
+        total = int(words) if words is not None else num or 10
+        many = {"sentences": total} if words is None else {"words": total}
+        for block in grammar.blocks(arguments.seed, start=arguments.start, **many):
+            text = "\n".join(block)
+            out.write(f"{text}\n")
+            if file := files.get("--translations"):
+                seed = arguments.seed + arguments.start + done
+                _write(file, (grammar.translate(s, seed + i) for i, s in enumerate(block)))
+            if file := files.get("--labels"):
+                _write(file, (str(grammar.style_of(s)) for s in block))
+            done += len(block)
+            written += text.count(" ") + len(block)
+            progress(done if words is None else written, total, "writing", written)
     return 0
 
 

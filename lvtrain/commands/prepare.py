@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from lvtrain.commands.parse import parse
-from lvtrain.data.prepare import PrepareConfig
+from lvtrain.data.prepare_config import PrepareConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,33 +31,13 @@ def run(argv: list[str]) -> int:
         PrepareArguments, argv, "prepare", "lvtrain prepare corpus/*.txt --out store --max-words 15"
     )
 
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
+    from lvtrain.commands.progress import shown
     from lvtrain.data.prepare import prepare
 
     _check_given(arguments.config, argv)
     config = replace(arguments.config, files=arguments.files)
-    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    console = Console(file=sys.stderr)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("reading")
-        info = prepare(
-            config,
-            arguments.out,
-            lambda done, total, phase: bar.update(
-                task, completed=done, total=total, description=phase
-            ),
-        )
+    with shown() as progress:
+        info = prepare(config, arguments.out, progress)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
 

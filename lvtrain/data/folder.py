@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final, TextIO
 
 from lvtrain.errors import UserError
+
+RESULT: Final = "result"
+"""Folder that becomes the output, within one that work goes on in."""
 
 
 @contextlib.contextmanager
@@ -24,33 +29,128 @@ def new_folder(out: Path, *, known_by: str, overwrite: bool | None = None) -> It
     folder, if it cannot be written, or `out` exists and is not to be overwritten, or does not hold
     `known_by`, the file that only a folder of the same kind has.
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at `out`)
-    target = Path(os.path.realpath(out))
+    target, out = _target(out)
     prefix = f".{target.name}.partial-{socket.gethostname()}-"
     folder = target.parent / f"{prefix}{os.getpid()}"
     made: list[Path] = []
     try:
-        try:
+        with _writable(out, folder):
             _recover(target, prefix)
             _check_absent(out, known_by, overwrite)
-            for parent in reversed([path for path in folder.parents if not path.exists()]):
-                parent.mkdir(exist_ok=True)
-                made.append(parent)
+            _make_parents(folder, made)
             folder.mkdir()
-        except OSError as error:
-            place = folder.parent if error.filename == str(folder) else error.filename
-            raise UserError(f"{out}: cannot be written: {place}: {error.strerror}") from None
         yield folder
         _check_absent(out, known_by, overwrite)
-        try:
-            _exchange(folder, target)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be replaced: {error.strerror}") from None
+        _exchange(folder, target, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for parent in reversed(made):
-            with contextlib.suppress(OSError):
-                parent.rmdir()  # refused where there is something in it, as after a success
+        _remove_parents(made)
+
+
+@contextlib.contextmanager
+def resumed_folder(
+    out: Path, *, known_by: str, key: str, overwrite: bool | None = None
+) -> Iterator[Path]:
+    """As `new_folder`, for work that takes so long that it should go on after a kill.
+
+    Gives a folder of work (see `work_folder`), whose folder `RESULT` becomes `out` in the end.
+    """
+    target, out = _target(out)
+    with _writable(out, target):
+        # What an interrupted exchange moved away comes back first.
+        old = _work(target) / f"{RESULT}.old"
+        if old.exists() and not target.exists():
+            old.rename(target)
+        _check_absent(out, known_by, overwrite)
+    with work_folder(out, key) as folder:
+        yield folder
+        _check_absent(out, known_by, overwrite)
+        _exchange(folder / RESULT, target, out)
+
+
+@contextlib.contextmanager
+def work_folder(out: Path, key: str) -> Iterator[Path]:
+    """Give a hidden folder beside `out` for work on it, which is removed in the end.
+
+    What a process left there that was killed or interrupted is there again, if it worked with the
+    same `key`; of another key, and after an error, nothing is left. Raises UserError if another
+    process is at work on it.
+    """
+    target, out = _target(out)
+    folder = _work(target)
+    made: list[Path] = []
+    with contextlib.ExitStack() as stack:
+        with _writable(out, folder):
+            _make_parents(folder, made)
+            folder.mkdir(exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("w"))
+            _lock(lock, out)
+            _keep_only(folder, key)
+        try:
+            yield folder
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_parents(made)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _work(target: Path) -> Path:
+    return target.parent / f".{target.name}.work"
+
+
+def _lock(file: TextIO, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{out}: another process is writing it") from None
+
+
+def _keep_only(folder: Path, key: str) -> None:
+    """Empty a folder of work that was done with another key."""
+    note = folder / "key"
+    if note.is_file() and note.read_text() == key:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    write_whole(note, key.encode())
+
+
+def write_whole(path: Path, content: bytes | bytearray | memoryview) -> None:
+    """Write a file that is complete or absent, whenever the process is killed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _target(out: Path) -> tuple[Path, Path]:
+    """Return what a link at `out` leads to, and `out` itself, absolute."""
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve() would follow a link at `out`)
+    return Path(os.path.realpath(out)), out
+
+
+@contextlib.contextmanager
+def _writable(out: Path, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = folder.parent if error.filename == str(folder) else error.filename
+        raise UserError(f"{out}: cannot be written: {place}: {error.strerror}") from None
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    for parent in reversed([path for path in folder.parents if not path.exists()]):
+        parent.mkdir(exist_ok=True)
+        made.append(parent)
+
+
+def _remove_parents(made: list[Path]) -> None:
+    for parent in reversed(made):
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # refused where there is something in it, as after a success
 
 
 def _recover(target: Path, prefix: str) -> None:
@@ -64,17 +164,20 @@ def _recover(target: Path, prefix: str) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _exchange(folder: Path, target: Path) -> None:
+def _exchange(folder: Path, target: Path, out: Path) -> None:
     """Rename a folder to `target`, and remove what was there once the new one is in its place."""
     old = folder.with_name(folder.name + ".old")
-    if target.exists():
-        target.rename(old)
     try:
-        folder.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
+        if target.exists():
+            target.rename(old)
+        try:
+            folder.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+    except OSError as error:
+        raise UserError(f"{out}: cannot be replaced: {error.strerror}") from None
     shutil.rmtree(old, ignore_errors=True)
 
 

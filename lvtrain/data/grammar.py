@@ -184,6 +184,31 @@ class Grammar:
             sentences += self._sample(min(BLOCK, start + n - first), seed, first, style)
         return sentences
 
+    def blocks(
+        self,
+        seed: int,
+        *,
+        sentences: int | None = None,
+        words: int | None = None,
+        start: int = 0,
+    ) -> Iterator[list[str]]:
+        """`sample`, some thousands of sentences at a time: so many sentences from `start` on, or
+        the fewest that have so many words together."""
+        done = 0
+        while True:
+            n = BLOCK if sentences is None else min(BLOCK, sentences - done)
+            if n <= 0:
+                return
+            block = self.sample(n, seed, start=start + done)
+            if words is not None:
+                counts = np.cumsum([text.count(" ") + 1 for text in block])
+                if counts[-1] >= words:
+                    yield block[: int(np.searchsorted(counts, words)) + 1]
+                    return
+                words -= int(counts[-1])
+            yield block
+            done += n
+
     def sample_pairs(self, n: int, seed: int, *, start: int = 0) -> list[tuple[str, str]]:
         """`sample`, each sentence with one of its translations."""
         sources = self.sample(n, seed, start=start)

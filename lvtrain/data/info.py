@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
-from lvtrain.data.shards import Layout, ShardInfo, smallest_dtype
+from lvtrain.data.layout import Layout, smallest_dtype
+from lvtrain.data.shards import ShardInfo
 
-VERSION: Final = 1
+VERSION: Final = 2
 INDEX: Final = "store.json"
 TOKENIZER: Final = "tokenizer.json"
 TARGET_TOKENIZER: Final = "target_tokenizer.json"
@@ -28,7 +29,7 @@ class SplitInfo:
     unknown: int
     """Ids that stand for a word out of the vocabulary."""
     dropped: Mapping[str, int]
-    """Sentences left out, by reason: `empty`, `too_long`."""
+    """Sentences left out, by reason: `empty`, `too_long`, `duplicate`."""
     lengths: Mapping[int, int]
     """Sentences of each length, in tokens without the end."""
     target_tokens: int
@@ -65,6 +66,8 @@ class StoreInfo:
     """The files that the sentences came from: split, file, bytes."""
     settings: Mapping[str, Any]
     """The configuration that the store was prepared with."""
+    threshold: int | None = None
+    """Training sentences with a hash below it are for validation; not known in version 1."""
 
     @property
     def layout(self) -> Layout:
@@ -116,8 +119,8 @@ class StoreInfo:
     def from_json(cls, text: str) -> Self:
         """Read store.json. Raises KeyError, TypeError or ValueError for anything else."""
         record = json.loads(text)
-        if record["version"] != VERSION:
-            raise ValueError(f"version {record['version']}, expected {VERSION}")
+        if record["version"] not in range(1, VERSION + 1):
+            raise ValueError(f"version {record['version']}, expected {VERSION} or lower")
         digest = record.pop("digest")
         for split in record["splits"].values():
             del split["oov_rate"]

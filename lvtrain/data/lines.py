@@ -13,15 +13,22 @@ from lvtrain.errors import UserError
 
 BLOCK_BYTES: Final = 1 << 20
 LINE_LIMIT: Final = 1_000_000
+_SEARCHED_BYTES: Final = 1 << 16
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_lines(path: Path, codec: str | None, limit: int) -> Iterator[tuple[int, list[str], int]]:
-    """Read lines of UTF-8: the number of the first, the lines, the bytes of the file read."""
+def read_lines(
+    path: Path, codec: str | None, limit: int, piece: int = 0, pieces: int = 1
+) -> Iterator[tuple[int, list[str], int]]:
+    """Read lines of UTF-8: the number of the first, the lines, the bytes of the file read.
+
+    Of `pieces` pieces of a file that is not compressed, each as long, one has the lines that begin
+    in it; lines and bytes are then counted from its start.
+    """
     line = 1
     rest: list[bytes] = []
-    rest_bytes = 0
-    for block, read in _blocks(path, codec):
+    rest_bytes = read = 0
+    for block, read in _blocks(path, codec, piece, pieces):
         zero = block.find(b"\0")
         end = block.rfind(b"\n") + 1
         if zero >= 0:
@@ -45,25 +52,42 @@ def read_lines(path: Path, codec: str | None, limit: int) -> Iterator[tuple[int,
     if rest_bytes > limit:
         raise _too_long(path, line, rest_bytes, limit)
     if rest_bytes:
-        yield line, _decode(path, line, b"".join(rest), limit), path.stat().st_size
+        yield line, _decode(path, line, b"".join(rest), limit), read
 
 
-def _blocks(path: Path, codec: str | None) -> Iterator[tuple[bytes, int]]:
+def _blocks(path: Path, codec: str | None, piece: int, pieces: int) -> Iterator[tuple[bytes, int]]:
     """Read a file in blocks, decompressed, with the bytes of it read so far."""
     try:
         with pa.OSFile(os.fsencode(path)) as file:  # as a text it would have to be UTF-8
+            size = file.size()
+            begin, end = (_line_start(file, size * i // pieces) for i in (piece, piece + 1))
+            file.seek(begin)
             stream = pa.CompressedInputStream(file, codec) if codec else file
-            start = True
-            while block := stream.read(BLOCK_BYTES):
-                if start and block.startswith(b"\xef\xbb\xbf"):
-                    block = block[3:]
+            left, start = end - begin, begin == 0
+            while block := stream.read(BLOCK_BYTES if codec else min(BLOCK_BYTES, left)):
+                left -= len(block)
+                if start:
+                    block = block.removeprefix(b"\xef\xbb\xbf")
                 start = False
-                yield block, file.tell()
+                yield block, file.tell() - begin
     except OSError as error:
         reason = " ".join(str(error).split())
         broken = "truncated" if "runcated" in reason else "corrupt"
         kind = f"{broken} {codec} file" if codec else "cannot be read"
         raise UserError(f"{path}: {kind}: {reason}") from None
+
+
+def _line_start(file: pa.OSFile, at: int) -> int:
+    """Return where the first line begins that begins at a place of a file or after it."""
+    if at == 0:
+        return 0
+    at -= 1
+    file.seek(at)
+    while block := file.read(_SEARCHED_BYTES):
+        if (found := block.find(b"\n")) >= 0:
+            return at + found + 1
+        at += len(block)
+    return at
 
 
 def _decode(path: Path, line: int, block: bytes, limit: int) -> list[str]:

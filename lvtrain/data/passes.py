@@ -1,37 +1,40 @@
-"""The two passes of `prepare` over its sentences: one counts, one encodes.
+"""The passes of `prepare` over its sentences, part by part: one counts, one encodes.
 
-Which split a sentence goes to, or that it is dropped, is a function of the sentence alone: both
-passes agree, a second run gives the same bytes, and a corpus that grows keeps its splits.
+A pass is a function of a `Task`, which any process can carry out: it reads one part of a source and
+leaves its result in the folder of the work, complete or not at all. What is there already is not
+done again, so that work goes on where it was killed; and the results are read in the order of the
+parts, so that how many processes there were makes no difference.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, compress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Final, Protocol
-from zlib import crc32
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
-from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, reasons
-from lvtrain.data.shards import Layout, ShardWriter
-from lvtrain.data.sources import Chunk
+from lvtrain.data.counts import WordCounts
+from lvtrain.data.folder import write_whole
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo
+from lvtrain.data.layout import Layout
+from lvtrain.data.shards import ShardInfo, write_bucket
+from lvtrain.data.sorter import Sorter, SplitRows
+from lvtrain.data.sources import Chunk, Part
+from lvtrain.data.spill import Slice, Spill
 from lvtrain.data.tokenizer import UNK, Tokenizer
+from lvtrain.data.workers import Advance
 from lvtrain.errors import UserError, nearest
 
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, the total, and the name of the phase."""
-
-HASH_RANGE: Final = 1 << 32
 MOST_LABELS: Final = 10_000
-SPLITS: Final = ("train", "valid", "test")
 
 
 class Readable(Protocol):
-    """What can be read twice: files or sentences in memory."""
+    """What can be read more than once: files or sentences in memory."""
 
     @property
     def name(self) -> str:
@@ -43,132 +46,125 @@ class Readable(Protocol):
         """What there is to read."""
         ...
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Read everything once, in order."""
+    def parts(self) -> list[Part]:
+        """Cut it into what can be read on its own, in order."""
+        ...
+
+    def chunks(self, part: Part | None = None) -> Iterator[Chunk]:
+        """Read everything, or a part, once, in order."""
         ...
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Sentences of one chunk that go into one split."""
-
-    words: list[list[str]]
-    labels: list[str] | None
-    targets: list[list[str]] | None
-
-    def only(self, keep: Sequence[bool]) -> _Rows:
-        """Return the rows that `keep` marks."""
-        return _Rows(
-            list(compress(self.words, keep)),
-            None if self.labels is None else list(compress(self.labels, keep)),
-            None if self.targets is None else list(compress(self.targets, keep)),
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
-class Sorter:
-    """Decides what becomes of each sentence, the same way in both passes."""
+class Task:
+    """One part of one source, and where its results go."""
 
-    lowercase: bool
-    max_words: int
-    seed: int
-    threshold: int
-    """Training sentences with a hash below it are for validation."""
-
-    def split(self, text: str) -> list[str]:
-        return (text.lower() if self.lowercase else text).split()
-
-    def sort(self, chunk: Chunk, split: str) -> tuple[dict[str, _Rows], Counter[str], list[int]]:
-        """Return the rows of each split, the sentences dropped by reason, the hashes seen."""
-        words = list(map(self.split, chunk.texts))
-        targets = None if chunk.targets is None else list(map(self.split, chunk.targets))
-        rows = _Rows(words, chunk.labels, targets)
-        shortest = longest = list(map(len, words))
-        if targets is not None:
-            sizes = list(map(len, targets))
-            shortest = list(map(min, shortest, sizes))
-            longest = list(map(max, longest, sizes))
-        keep = [
-            short > 0 and long <= self.max_words
-            for short, long in zip(shortest, longest, strict=True)
-        ]
-        dropped: Counter[str] = Counter()
-        if not all(keep):
-            dropped["empty"] = shortest.count(0)
-            dropped["too_long"] = len(keep) - sum(keep) - dropped["empty"]
-            rows = rows.only(keep)
-        if split != "train" or not self.threshold:
-            return {split: rows}, dropped, []
-        hashes = [
-            crc32(" ".join(line).encode("utf-8", "replace"), self.seed) for line in rows.words
-        ]
-        held_out = [code < self.threshold for code in hashes]
-        if not any(held_out):
-            return {"train": rows}, dropped, hashes
-        parts = {"train": rows.only([not held for held in held_out]), "valid": rows.only(held_out)}
-        return parts, dropped, hashes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What the first pass learns of the training sentences."""
-
+    source: Readable
+    split: str
+    part: Part
+    number: int
+    """Its place among the parts of all sources."""
+    folder: Path
     sorter: Sorter
-    words: Counter[str]
-    target_words: Counter[str]
-    dropped: Counter[str]
-    """Sentences left out, by reason, those of too many pieces not yet known."""
-    parallel: bool
-    labels: tuple[str, ...] | None
+    deduplicated: bool = False
+    """Leave out what the file of duplicates of this part names."""
+
+    def read(
+        self, advance: Advance
+    ) -> Iterator[tuple[Chunk, dict[str, SplitRows], Counter[str], np.ndarray]]:
+        """Read the part: each chunk, and what `Sorter.sort` makes of it."""
+        duplicates = self._duplicates()
+        read = first = 0
+        for chunk in self.source.chunks(self.part):
+            stop = first + len(chunk.texts)
+            duplicate = None
+            if duplicates is not None:
+                duplicate = np.zeros(len(chunk.texts), dtype=bool)
+                low, high = np.searchsorted(duplicates, [first, stop])
+                duplicate[duplicates[low:high] - first] = True
+            parts, dropped, hashes = self.sorter.sort(chunk, self.split, duplicate)
+            yield chunk, parts, dropped, hashes
+            advance(chunk.read - read, sum(len(part.words.codes) for part in parts.values()))
+            read, first = chunk.read, stop
+        advance(self.part.bytes - read, 0)
+
+    def _duplicates(self) -> np.ndarray | None:
+        if not self.deduplicated or self.split != "train":
+            return None
+        return np.load(self.folder / f"duplicates-{self.number:05d}.npy")
 
 
-def count(source: Readable, sorter: Sorter, report: Progress) -> Seen:
-    """Count the words of the training sentences, those for validation left out.
+AnyTask = TypeVar("AnyTask", bound=Task)
 
-    Where the corpus is so small that no hash falls below the threshold, or none above, the pass is
-    repeated with one that holds out the sentence of the smallest hash, or all but that of the
-    largest, if there are two that differ.
-    """
-    while True:
-        words: Counter[str] = Counter()
-        target_words: Counter[str] = Counter()
-        labels: set[str] | None = None
-        all_dropped: Counter[str] = Counter()
-        smallest, largest = HASH_RANGE, -1
-        for chunk in source.chunks():
-            parts, dropped, hashes = sorter.sort(chunk, "train")
-            all_dropped += dropped
-            smallest = min(smallest, min(hashes, default=smallest))
-            largest = max(largest, max(hashes, default=largest))
-            words.update(chain.from_iterable(parts["train"].words))
-            target_words.update(chain.from_iterable(parts["train"].targets or ()))
-            if chunk.labels is not None:
-                labels = (labels or set()) | _check_labels(chunk, chunk.labels)
-                if len(labels) > MOST_LABELS:
-                    raise UserError(
-                        f"{chunk.file}: expected at most {MOST_LABELS:,} different labels, "
-                        f"found more, such as '{chunk.labels[-1]}'"
-                    )
-            report(chunk.read, source.bytes, "counting")
-        if not sorter.threshold or smallest < sorter.threshold <= largest:
-            return Seen(
-                sorter=sorter,
-                words=words,
-                target_words=target_words,
-                dropped=all_dropped,
-                parallel=bool(target_words),
-                labels=None if labels is None else _ordered(labels),
-            )
-        if smallest >= largest:
-            threshold = 0
-        else:
-            threshold = largest if largest < sorter.threshold else smallest + 1
-        sorter = replace(sorter, threshold=threshold)
+
+class InPiece(UserError):
+    """A mistake found in a piece of a file, where lines are counted from the piece's start."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the task."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.number)
+
+
+def by_piece(function: Callable[[AnyTask, Advance], None]) -> Callable[[AnyTask, Advance], None]:
+    """Have a function of tasks tell a mistake in a piece of a file from another."""
+
+    @wraps(function)
+    def told(task: AnyTask, advance: Advance) -> None:
+        try:
+            function(task, advance)
+        except UserError as error:
+            if task.part.piece:
+                raise InPiece(str(error), task.number) from None
+            raise
+
+    return told
+
+
+def counted(task: Task) -> Path:
+    """Return where `count_part` puts what it finds."""
+    return task.folder / f"counted-{task.sorter.threshold}-{task.number:05d}.json"
+
+
+@by_piece
+def count_part(task: Task, advance: Advance) -> None:
+    """Count the words of the training sentences of a part, those for validation left out."""
+    words, target_words = WordCounts(), WordCounts()
+    labels: set[str] | None = None
+    all_dropped: Counter[str] = Counter()
+    smallest, largest = None, None
+    for chunk, parts, dropped, hashes in task.read(advance):
+        all_dropped += dropped
+        if len(hashes):
+            found = int(hashes.min()), int(hashes.max())
+            smallest = found[0] if smallest is None else min(smallest, found[0])
+            largest = found[1] if largest is None else max(largest, found[1])
+        rows = parts["train"]
+        words.add(rows.words)
+        if rows.targets is not None:
+            target_words.add(rows.targets)
+        if chunk.labels is not None:
+            check_labels(chunk, chunk.labels)
+            labels = (labels or set()).union(chunk.labels)
+            check_number(chunk.file, labels)
+    out = counted(task)
+    words.save(out.with_suffix(".words"))
+    target_words.save(out.with_suffix(".targets"))
+    record = {
+        "dropped": all_dropped,
+        "smallest": smallest,
+        "largest": largest,
+        "labels": None if labels is None else sorted(labels),
+    }
+    write_whole(out, json.dumps(record).encode())
 
 
 @dataclass(kw_only=True)
-class _Tally:
-    """Counts of one split in the second pass."""
+class Tally:
+    """Counts of one split."""
 
     words: int = 0
     tokens: int = 0
@@ -178,120 +174,176 @@ class _Tally:
     dropped: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
 
+    def add(self, other: Tally) -> None:
+        """Add the counts of another part."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
-def encode(
-    sources: Mapping[str, Readable],
-    seen: Seen,
-    folder: Path,
-    layout: Layout,
-    tokenizers: Mapping[str, Tokenizer],
-    report: Progress,
-) -> dict[str, SplitInfo]:
-    """Encode every sentence and write the shards of each split."""
-    sorter, labels = seen.sorter, seen.labels
-    names = [name for name in SPLITS if name in sources or (name == "valid" and sorter.threshold)]
-    writers = {name: ShardWriter(folder, name, layout) for name in names}
-    tallies = {name: _Tally() for name in names}
-    numbers = {label: i for i, label in enumerate(labels or ())}
-    total, before = sum(source.bytes for source in sources.values()), 0
-    for split, source in sources.items():
-        for chunk in source.chunks():
-            if chunk.labels is not None:
-                _check_labels(chunk, chunk.labels, numbers)
-            parts, dropped, _ = sorter.sort(chunk, split)
-            tallies[split].dropped += dropped
-            for name, rows in parts.items():
-                if rows.words:
-                    _encode(
-                        rows, tokenizers, numbers, sorter.max_words, writers[name], tallies[name]
-                    )
-            report(before + chunk.read, total, "encoding")
-        before += source.bytes
-    if "valid" not in sources and "valid" in names and not tallies["valid"].lengths:
-        names.remove("valid")  # sentences held out by hash, each of too many pieces
-        tallies["train"].dropped += tallies["valid"].dropped
-    infos = {}
-    for i, name in enumerate(names):
-        report(i, len(names), "writing")
-        source = sources.get(name, sources["train"])
-        if not tallies[name].lengths:
-            said = reasons(tallies[name].dropped, sorter.max_words)
-            raise UserError(f"{source.name}: no sentences in the {name} split: dropped {said}")
-        infos[name] = _finish(writers[name], tallies[name])
-    report(len(names), len(names), "writing")
-    return infos
+    def info(self, shards: Sequence[ShardInfo]) -> SplitInfo:
+        """Return the record of a split of these counts and shards."""
+        return SplitInfo(
+            sentences=self.lengths.total(),
+            words=self.words,
+            tokens=self.tokens,
+            unknown=self.unknown,
+            dropped={reason: number for reason, number in sorted(self.dropped.items()) if number},
+            lengths=dict(sorted(self.lengths.items())),
+            target_tokens=self.target_tokens,
+            target_unknown=self.target_unknown,
+            shards=tuple(shards),
+        )
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Tally:
+        """Read what JSON made of the `vars` of one."""
+        lengths = Counter({int(length): rows for length, rows in record["lengths"].items()})
+        return cls(**{**record, "dropped": Counter(record["dropped"]), "lengths": lengths})
 
 
-def _finish(writer: ShardWriter, tally: _Tally) -> SplitInfo:
-    """Write the shards of a split."""
-    dropped = {reason: number for reason, number in sorted(tally.dropped.items()) if number}
-    return SplitInfo(
-        sentences=tally.lengths.total(),
-        words=tally.words,
-        tokens=tally.tokens,
-        unknown=tally.unknown,
-        dropped=dropped,
-        lengths=dict(sorted(tally.lengths.items())),
-        target_tokens=tally.target_tokens,
-        target_unknown=tally.target_unknown,
-        shards=tuple(writer.finish()),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Coding(Task):
+    """A task of the second pass."""
+
+    layout: Layout
+    labels: tuple[str, ...] | None
+    tokenizers: Path
+    """The folder that they are in."""
 
 
-def _encode(
-    rows: _Rows,
-    tokenizers: Mapping[str, Tokenizer],
-    numbers: Mapping[str, int],
-    most: int,
-    writer: ShardWriter,
-    tally: _Tally,
-) -> None:
+def encoded(task: Task) -> Path:
+    """Return where `encode_part` says what it found and where the rows are."""
+    return task.folder / f"encoded-{task.number:05d}.json"
+
+
+@by_piece
+def encode_part(task: Coding, advance: Advance) -> None:
+    """Encode every sentence of a part into runs of rows."""
+    spill = Spill(task.folder, f"encoded-{task.number:05d}", task.layout)
+    tallies: dict[str, Tally] = {task.split: Tally()}
+    for chunk, parts, dropped, _ in task.read(advance):
+        if chunk.labels is not None:
+            check_labels(chunk, chunk.labels, task.labels or ())
+        tallies[task.split].dropped += dropped
+        for split, rows in parts.items():
+            if len(rows.words):
+                _encode(task, split, rows, spill, tallies.setdefault(split, Tally()))
+    spill.flush()
+    record = {
+        "tallies": {split: vars(tally) for split, tally in tallies.items()},
+        "slices": [asdict(one) for one in spill.slices],
+    }
+    write_whole(encoded(task), json.dumps(record).encode())
+
+
+def read_encoded(path: Path) -> tuple[dict[str, Tally], list[Slice]]:
+    """Read what `encode_part` left."""
+    record = json.loads(path.read_text())
+    tallies = {split: Tally.from_json(tally) for split, tally in record["tallies"].items()}
+    slices = [
+        Slice(**{**one, "columns": {name: tuple(at) for name, at in one["columns"].items()}})
+        for one in record["slices"]
+    ]
+    return tallies, slices
+
+
+def _encode(task: Coding, split: str, rows: SplitRows, spill: Spill, tally: Tally) -> None:
     """Encode the sentences of one split of one chunk, write and count them."""
-    ids, lengths = tokenizers[TOKENIZER].encode_flat(rows.words)
+    ids, lengths = _tokenizer(task.tokenizers / TOKENIZER).encode_flat(rows.words)
+    most = task.sorter.max_words
     keep = lengths <= most
     targets = None
     if rows.targets is not None:
-        targets = tokenizers[TARGET_TOKENIZER].encode_flat(rows.targets)
+        targets = _tokenizer(task.tokenizers / TARGET_TOKENIZER).encode_flat(rows.targets)
         keep &= targets[1] <= most
     if not keep.all():  # pieces can be more than words
         tally.dropped["too_long"] += int((~keep).sum())
         ids, lengths = ids[np.repeat(keep, lengths)], lengths[keep]
         if targets is not None:
             targets = targets[0][np.repeat(keep, targets[1])], targets[1][keep]
-        rows = rows.only(keep.tolist())
+        rows = rows.only(keep)
     labels = None
     if rows.labels is not None:
+        numbers = {label: i for i, label in enumerate(task.labels or ())}
         labels = np.array([numbers[label] for label in rows.labels], dtype=np.int32)
-    writer.add(ids, lengths, labels, targets)
-    tally.words += sum(map(len, rows.words))
+    spill.add(split, ids, lengths, labels, targets)
+    tally.words += len(rows.words.codes)
     tally.tokens += len(ids) + len(lengths)
     tally.unknown += int((ids == UNK).sum())
     if targets is not None:
         tally.target_tokens += len(targets[0]) + len(targets[1])
         tally.target_unknown += int((targets[0] == UNK).sum())
-    tally.lengths.update(lengths.tolist())
+    rows_of = np.bincount(lengths) if len(lengths) else lengths
+    tally.lengths.update({i: n for i, n in enumerate(rows_of.tolist()) if n})
 
 
-def _check_labels(
-    chunk: Chunk, labels: Sequence[str], known: Mapping[str, int] | None = None
-) -> set[str]:
-    """Return the labels of a chunk. Raises UserError for an empty or an unknown one."""
+@lru_cache(maxsize=2)
+def _cached(path: Path, modified: int) -> Tokenizer:
+    return Tokenizer.load(path)
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    return _cached(path, path.stat().st_mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """The rows of one length of one split, to be written as shards."""
+
+    folder: Path
+    slices: tuple[Slice, ...]
+    layout: Layout
+    store: Path
+    first: int = 0
+    """Number of the first shard."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the rows."""
+        return sum(size for one in self.slices for _, size in one.columns.values())
+
+
+def assembled(task: Assembly) -> Path:
+    """Return where `assemble` says which shards it wrote."""
+    one = task.slices[0]
+    return task.folder / f"assembled-{one.split}-{one.length:04d}.json"
+
+
+def assemble(task: Assembly, advance: Advance) -> None:
+    """Write the shards of the rows of one length."""
+    infos = []
+    done = 0
+    for info in write_bucket(task.folder, task.slices, task.layout, task.store, task.first):
+        infos.append(asdict(info))
+        read = min(info.bytes, task.bytes - done)
+        advance(read, info.rows * info.length)
+        done += read
+    write_whole(assembled(task), json.dumps(infos).encode())
+
+
+def read_assembled(task: Assembly) -> list[ShardInfo]:
+    """Read what `assemble` left."""
+    return [ShardInfo(**info) for info in json.loads(assembled(task).read_text())]
+
+
+def check_labels(chunk: Chunk, labels: Sequence[str], known: Sequence[str] | None = None) -> None:
+    """Raise UserError for a label of a chunk that is empty or unknown."""
     found = set(labels)
     if "" in found:
         number = chunk.line + labels.index("")
         raise UserError(f"{chunk.file}: line {number}: no label, expected one for every sentence")
-    unknown = found - known.keys() if known is not None else set()
+    unknown = found.difference(known) if known is not None else set()
     if unknown:
         first = min(unknown)
         raise UserError(
             f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{first}' is not in the "
             f"training data: {', '.join(known or ())}" + nearest(first, known or ())
         )
-    return found
 
 
-def _ordered(labels: set[str]) -> tuple[str, ...]:
-    """Sort labels, numbers by their value."""
-    if all(label.isdecimal() for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
+def check_number(where: str, labels: set[str]) -> None:
+    """Raise UserError for so many labels that they must be something else."""
+    if len(labels) > MOST_LABELS:
+        raise UserError(
+            f"{where}: expected at most {MOST_LABELS:,} different labels, "
+            f"found more, such as '{max(labels)}'"
+        )

@@ -13,21 +13,23 @@ SHA-256.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 
+from lvtrain.data.checksums import BLOCK_BYTES, decode, digests, sha256
+from lvtrain.data.layout import Layout
+from lvtrain.data.spill import Slice, Spill, read_bucket
 from lvtrain.errors import UserError
 
 SHARD_BYTES: Final = 64 << 20
-SPILL_BYTES: Final = 128 << 10
-"""Bytes of one length held back before they are appended to its file."""
 MAPPED_BYTES: Final = 8 << 20
 """Most bytes of a shard that stay in the resident set while rows are gathered."""
 
@@ -43,48 +45,18 @@ class ShardInfo:
     rows: int
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The columns that the shards of a store have."""
-
-    tokens: np.dtype
-    labels: bool = False
-    targets: np.dtype | None = None
-
-    def schema(self, length: int) -> pa.Schema:
-        """Return the Arrow schema of a shard of rows of `length` tokens."""
-        item = pa.field("item", pa.from_numpy_dtype(self.tokens), nullable=False)
-        fields = [pa.field("tokens", pa.list_(item, length), nullable=False)]
-        if self.labels:
-            fields.append(pa.field("label", pa.int32(), nullable=False))
-        if self.targets is not None:
-            item = pa.field("item", pa.from_numpy_dtype(self.targets), nullable=False)
-            fields.append(pa.field("target", pa.list_(item), nullable=False))
-        return pa.schema(fields)
-
-
-def smallest_dtype(vocab_size: int) -> np.dtype:
-    """Return the smallest integer type of a shard that holds every id of a vocabulary."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    blocks: str = ""
+    """CRC-32 of each block of the file; none in stores of version 1."""
 
 
 class ShardWriter:
-    """Writes one split: rows of any length in, one series of shards a length out.
-
-    Rows are appended to one plain file a length and column as they come, and turned into shards
-    by `finish`; memory is bounded by a small buffer for each length, whatever the corpus.
-    """
+    """Writes one split: rows of any length in, one series of shards a length out."""
 
     def __init__(self, store: Path, split: str, layout: Layout) -> None:
         self._store = store
-        self._folder = store / split
+        self._split = split
         self._layout = layout
-        self._buffers: dict[tuple[int, str], list[np.ndarray]] = {}
-        self._held: dict[int, int] = {}
-        self._rows: dict[int, int] = {}
-        self._longest_target: dict[int, int] = {}
+        self._spill = Spill(store / f".{split}", "rows", layout)
 
     def add(
         self,
@@ -93,96 +65,37 @@ class ShardWriter:
         labels: np.ndarray | None = None,
         targets: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
-        """Append rows: all ids one after the other, the length of each, and what goes with it.
-
-        `targets` is again ids and lengths.
-        """
-        if not len(lengths):
-            return
-        layout = self._layout
-        order = np.argsort(lengths, kind="stable")
-        starts = np.cumsum(lengths) - lengths
-        if targets is not None:
-            target_starts = np.cumsum(targets[1]) - targets[1]
-        present, firsts = np.unique(lengths[order], return_index=True)
-        for length, rows in zip(present.tolist(), np.split(order, firsts[1:]), strict=True):
-            columns = {"tokens": ids[starts[rows, None] + np.arange(length)].astype(layout.tokens)}
-            if layout.labels:
-                assert labels is not None
-                columns["label"] = labels[rows].astype(np.int32)
-            if layout.targets is not None:
-                assert targets is not None
-                sizes = targets[1][rows]
-                columns["target"] = targets[0][spans(target_starts[rows], sizes)].astype(
-                    layout.targets
-                )
-                columns["sizes"] = sizes.astype(np.int32)
-                self._longest_target[length] = max(
-                    self._longest_target.get(length, 0), int(sizes.max())
-                )
-            self._hold(length, len(rows), columns)
+        """Append rows, as `Spill.add` does."""
+        self._spill.add(self._split, ids, lengths, labels, targets)
 
     def finish(self) -> Iterator[ShardInfo]:
         """Write the shards, shortest rows first; each is yielded when it is on disk."""
-        for length in sorted(self._rows):
-            self._spill(length)
-            yield from self._write_bucket(length)
+        self._spill.flush()
+        folder = self._store / f".{self._split}"
+        for length in sorted({one.length for one in self._spill.slices}):
+            slices = [one for one in self._spill.slices if one.length == length]
+            yield from write_bucket(folder, slices, self._layout, self._store)
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def _hold(self, length: int, rows: int, columns: dict[str, np.ndarray]) -> None:
-        for name, values in columns.items():
-            self._buffers.setdefault((length, name), []).append(values)
-            self._held[length] = self._held.get(length, 0) + values.nbytes
-        self._rows[length] = self._rows.get(length, 0) + rows
-        if self._held[length] >= SPILL_BYTES:
-            self._spill(length)
 
-    def _spill(self, length: int) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for (bucket, name), parts in self._buffers.items():
-            if bucket == length and parts:
-                with self._spill_path(length, name).open("ab") as file:
-                    for part in parts:
-                        file.write(part.tobytes())
-                parts.clear()
-        self._held[length] = 0
-
-    def _spill_path(self, length: int, name: str) -> Path:
-        return self._folder / f"len-{length:04d}.{name}"
-
-    def _write_bucket(self, length: int) -> Iterator[ShardInfo]:
-        layout = self._layout
-        row_bytes = length * layout.tokens.itemsize + 4 * layout.labels
-        names = ["tokens"] + ["label"] * layout.labels
-        if layout.targets is not None:
-            row_bytes += 4 + self._longest_target[length] * layout.targets.itemsize
-            names += ["target", "sizes"]
-        most = max(1, SHARD_BYTES // row_bytes)
-        files = {name: self._spill_path(length, name).open("rb") for name in names}
-        try:
-            for number, first in enumerate(range(0, self._rows[length], most)):
-                rows = min(most, self._rows[length] - first)
-                columns = {"tokens": _read(files["tokens"], layout.tokens, rows * length)}
-                if layout.labels:
-                    columns["label"] = _read(files["label"], np.dtype(np.int32), rows)
-                if layout.targets is not None:
-                    columns["sizes"] = _read(files["sizes"], np.dtype(np.int32), rows)
-                    columns["target"] = _read(
-                        files["target"], layout.targets, int(columns["sizes"].sum(dtype=np.int64))
-                    )
-                path = self._folder / f"len-{length:04d}-{number:05d}.arrow"
-                write_shard(path, layout.schema(length), rows, columns)
-                yield ShardInfo(
-                    file=path.relative_to(self._store).as_posix(),
-                    length=length,
-                    rows=rows,
-                    bytes=path.stat().st_size,
-                    sha256=sha256(path),
-                )
-        finally:
-            for file in files.values():
-                file.close()
-        for name in names:
-            self._spill_path(length, name).unlink()
+def write_bucket(
+    folder: Path, slices: Sequence[Slice], layout: Layout, store: Path, number: int = 0
+) -> Iterator[ShardInfo]:
+    """Write the shards of the rows of one length, the first of them with this number."""
+    split, length = slices[0].split, slices[0].length
+    (store / split).mkdir(parents=True, exist_ok=True)
+    for i, (rows, columns) in enumerate(read_bucket(folder, slices, layout, SHARD_BYTES), number):
+        path = store / split / f"len-{length:04d}-{i:05d}.arrow"
+        write_shard(path, layout.schema(length), rows, columns)
+        whole, blocks = digests(path)
+        yield ShardInfo(
+            file=path.relative_to(store).as_posix(),
+            length=length,
+            rows=rows,
+            bytes=path.stat().st_size,
+            sha256=whole,
+            blocks=blocks,
+        )
 
 
 def write_shard(path: Path, schema: pa.Schema, rows: int, columns: dict[str, np.ndarray]) -> None:
@@ -204,9 +117,12 @@ def write_shard(path: Path, schema: pa.Schema, rows: int, columns: dict[str, np.
 class Shard:
     """One shard, memory-mapped: its columns as arrays that share memory with the file."""
 
-    def __init__(self, tokens: np.ndarray, batch: pa.RecordBatch, mapping: mmap.mmap) -> None:
+    def __init__(
+        self, tokens: np.ndarray, batch: pa.RecordBatch, mapping: mmap.mmap, blocks: _Blocks
+    ) -> None:
         self.tokens = tokens  # [rows, length]
         self._mapping = mapping
+        self._blocks = blocks
         names = batch.schema.names
         self.labels = batch.column("label").to_numpy() if "label" in names else None  # [rows]
         self.targets: tuple[np.ndarray, np.ndarray] | None = None  # values and offsets [rows + 1]
@@ -221,6 +137,8 @@ class Shard:
         try:
             with path.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            blocks = _Blocks(path, info, mapping)
+            blocks.verify(np.array([0, 1, -2, -1]))  # where Arrow describes the columns
             reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapping)))
             batches, schema = reader.num_record_batches, reader.schema
             batch = reader.get_batch(0) if batches else None
@@ -240,7 +158,27 @@ class Shard:
                 + (f" in the first of {batches} batches" if batches > 1 else "")
             )
         tokens = batch.column("tokens").values.to_numpy().reshape(info.rows, info.length)
-        return cls(tokens, batch, mapping)
+        return cls(tokens, batch, mapping, blocks)
+
+    def verify(self, rows: np.ndarray) -> None:
+        """Compare what some rows lie in with its checksums. Raises UserError if it differs.
+
+        Nothing is compared twice, and no more than a few blocks for each row: of a large store,
+        what was read is verified and what was not read costs nothing.
+        """
+        blocks = self._blocks
+        if not blocks.unverified:
+            return
+        if self.targets is not None:
+            return blocks.verify_all()
+        for column in (self.tokens, self.labels):
+            if column is not None:
+                stride = column.strides[0]
+                if stride > BLOCK_BYTES:
+                    return blocks.verify_all()
+                begin = column.ctypes.data - blocks.address + rows * stride
+                blocks.verify(begin // BLOCK_BYTES)
+                blocks.verify((begin + stride - 1) // BLOCK_BYTES)
 
     def release(self) -> None:
         """Give the pages read so far back to the page cache: they stop counting as resident."""
@@ -254,6 +192,42 @@ class Shard:
         for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
             if stop > start:
                 yield slice(start, stop)
+
+
+class _Blocks:
+    """The blocks of a mapped shard, and which of them are still to be compared."""
+
+    def __init__(self, path: Path, info: ShardInfo, mapping: mmap.mmap) -> None:
+        self._path = path
+        self._mapping = mapping
+        self._expected = decode(info.blocks)
+        self.address = np.frombuffer(mapping, dtype=np.uint8).ctypes.data
+        self.unverified = len(self._expected)
+        self._todo = np.ones(self.unverified, dtype=bool)
+        if self.unverified and self.unverified != -(-info.bytes // BLOCK_BYTES):
+            raise ValueError(f"{self.unverified:,} checksums for {info.bytes:,} bytes")
+
+    def verify(self, blocks: np.ndarray) -> None:
+        """Compare blocks, those counted from the end with them. Raises UserError."""
+        if not self.unverified:
+            return
+        size = len(self._todo)
+        blocks = blocks[(blocks >= -size) & (blocks < size)] % size
+        for block in np.unique(blocks[self._todo[blocks]]).tolist():
+            start = block * BLOCK_BYTES
+            with memoryview(self._mapping)[start : start + BLOCK_BYTES] as content:
+                found = crc32(content)
+            if found != (expected := int(self._expected[block])):
+                raise UserError(
+                    f"{self._path}: corrupt shard: expected CRC-32 {expected:08x} of the bytes "
+                    f"from {start:,}, found {found:08x}"
+                )
+            self._todo[block] = False
+        self.unverified = int(np.count_nonzero(self._todo))
+
+    def verify_all(self) -> None:
+        """Compare every block."""
+        self.verify(np.flatnonzero(self._todo))
 
 
 def check_size(path: Path, info: ShardInfo) -> None:
@@ -277,20 +251,3 @@ def check_hash(path: Path, info: ShardInfo) -> None:
         raise UserError(
             f"{path}: corrupt shard: expected SHA-256 {info.sha256[:16]}…, found {found[:16]}…"
         )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the indices of many ranges, one range after the other: `[sum of sizes]`."""
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
-
-
-def _read(file: BinaryIO, dtype: np.dtype, count: int) -> np.ndarray:
-    return np.fromfile(file, dtype=dtype, count=count)

@@ -14,15 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from lvtrain.data.files import find, label_names
 from lvtrain.data.json_lines import check_unicode, read_fields
 from lvtrain.data.lines import LINE_LIMIT, read_lines
-from lvtrain.data.tables import open_table, table_format
+from lvtrain.data.tables import Format, groups, open_table, table_format
 from lvtrain.errors import UserError
 
 CHUNK_ROWS: Final = 8192
+PART_BYTES: Final = 32 << 20
+"""Bytes of files that are read on their own, by one of many processes."""
 
 COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES: Final = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
@@ -49,6 +51,23 @@ class Chunk(NamedTuple):
     targets: list[str] | None
     read: int
     """Bytes of the input that have been read so far, compressed as they lie."""
+
+
+class Part(NamedTuple):
+    """What of a source is read on its own: some of its files, or a piece of one of them."""
+
+    first: int
+    stop: int
+    """The files from `first` to before `stop`, in the source's order."""
+    piece: int
+    pieces: int
+    """Of one file, its piece `piece` of so many."""
+    bytes: int
+
+    @property
+    def whole(self) -> Part:
+        """The same with the file that it is a piece of."""
+        return self._replace(piece=0, pieces=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +111,35 @@ class Source:
         """Size of the files of sentences together."""
         return sum(path.stat().st_size for path in self.paths)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Read everything once, in order."""
+    def parts(self) -> list[Part]:
+        """Cut the source into parts of about `PART_BYTES`, in order.
+
+        Files that stand beside others line by line are one part: where a line of one lies in
+        another, only reading both tells.
+        """
+        if self.labels or self.target:
+            return [Part(0, len(self.paths), 0, 1, self.bytes)]
+        parts: list[Part] = []
+        first, held = 0, 0
+        for i, path in enumerate(self.paths):
+            size = path.stat().st_size
+            if held and held + size > PART_BYTES:
+                parts.append(Part(first, i, 0, 1, held))
+                first, held = i, 0
+            held += size
+            if held > PART_BYTES:
+                pieces = min(-(-held // PART_BYTES), _most_pieces(path))
+                bounds = [held * k // pieces for k in range(pieces + 1)]
+                parts += [
+                    Part(i, i + 1, k, pieces, bounds[k + 1] - bounds[k]) for k in range(pieces)
+                ]
+                first, held = i + 1, 0
+        if held:
+            parts.append(Part(first, len(self.paths), 0, 1, held))
+        return parts
+
+    def chunks(self, part: Part | None = None) -> Iterator[Chunk]:
+        """Read everything, or a part, once, in order. Lines and bytes count from its start."""
         columns = [self.column]
         inline_target = self.target_column is not None and not self.target
         if self.label_column is not None:
@@ -101,31 +147,34 @@ class Source:
         if inline_target:
             columns.append(self.target_column)
         names = label_names(self.paths) if self.label_by_file else {}
-        rows = _read_columns(self.paths, columns, self.line_limit)
+        paths, piece = self.paths, (0, 1)
+        if part is not None:
+            paths, piece = paths[part.first : part.stop], (part.piece, part.pieces)
+        rows = _read_columns(paths, columns, self.line_limit, piece)
         labels = targets = None
         if self.labels:
             labels = _Side(self, "labels", self.label_paths, None)
         if self.target:
             targets = _Side(self, "parallel", self.target_paths, self.target_column)
-        for part in rows:
-            count = len(part.columns[0])
+        for block in rows:
+            count = len(block.columns[0])
             chunk_labels: list[str] | None = None
-            chunk_targets = part.columns[-1] if inline_target else None
+            chunk_targets = block.columns[-1] if inline_target else None
             if self.label_column is not None:
-                chunk_labels = part.columns[1]
+                chunk_labels = block.columns[1]
             elif self.label_by_file:
-                chunk_labels = [names[part.path]] * count
+                chunk_labels = [names[block.path]] * count
             elif labels is not None:
                 chunk_labels = [label.strip() for label in labels.take(count, rows)]
             if targets is not None:
                 chunk_targets = targets.take(count, rows)
             yield Chunk(
-                str(part.path),
-                part.line,
-                part.columns[0],
+                str(block.path),
+                block.line,
+                block.columns[0],
                 chunk_labels,
                 chunk_targets,
-                part.read,
+                block.read,
             )
         for side in (labels, targets):
             if side is not None:
@@ -150,12 +199,16 @@ class Sentences:
         """A measure of progress: the number of sentences."""
         return len(self.texts)
 
-    def chunks(self) -> Iterator[Chunk]:
+    def parts(self) -> list[Part]:
+        """Return everything as one part: what is in memory is not sent to other processes."""
+        return [Part(0, 1, 0, 1, self.bytes)]
+
+    def chunks(self, part: Part | None = None) -> Iterator[Chunk]:
         """Read everything once, in order."""
         for start in range(0, len(self.texts), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
+            rows = slice(start, start + CHUNK_ROWS)
             columns = [
-                None if values is None else list(values[part])
+                None if values is None else list(values[rows])
                 for values in (self.texts, self.labels, self.targets)
             ]
             for values in columns:
@@ -177,7 +230,7 @@ def read(
             yield Sentence(text, label, chunk.file, chunk.line + i)
 
 
-class _Part(NamedTuple):
+class _Block(NamedTuple):
     """Consecutive rows of one file: a list for each column asked for."""
 
     path: Path
@@ -187,23 +240,43 @@ class _Part(NamedTuple):
 
 
 def _read_columns(
-    paths: Sequence[Path], columns: Sequence[str | None], line_limit: int
-) -> Iterator[_Part]:
+    paths: Sequence[Path],
+    columns: Sequence[str | None],
+    line_limit: int,
+    piece: tuple[int, int] = (0, 1),
+) -> Iterator[_Block]:
     """Read columns of files; None is the text itself or the only column that holds text."""
     before = 0
     for path in paths:
         line = 1
-        for values, read in _read_file(path, columns, line_limit):
-            yield _Part(path, line, values, before + read)
+        for values, read in _read_file(path, columns, line_limit, piece):
+            yield _Block(path, line, values, before + read)
             line += len(values[0])
-        if line == 1:
+        if line == 1 and piece == (0, 1):
             raise UserError(f"{path}: no rows, expected sentences")
         before += path.stat().st_size
 
 
 def _read_file(
-    path: Path, columns: Sequence[str | None], line_limit: int
+    path: Path, columns: Sequence[str | None], line_limit: int, piece: tuple[int, int]
 ) -> Iterator[tuple[list[list[str]], int]]:
+    kind, codec = _kind(path)
+    if kind == "text" or kind == "json":
+        lines = read_lines(path, codec, line_limit, *piece)
+        if kind == "json":
+            yield from read_fields(path, lines, columns)
+            return
+        named = next((name for name in columns if name is not None), None)
+        if named is not None:
+            raise UserError(f"{path}: unknown column '{named}': plain text has no columns")
+        for _, texts, read in lines:
+            yield [texts], read
+    else:
+        yield from open_table(path, kind, columns, line_limit, *piece)
+
+
+def _kind(path: Path) -> tuple[Format | Literal["text", "json"], str | None]:
+    """Tell what a file holds, and how it is compressed, by its first bytes and its name."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -211,8 +284,7 @@ def _read_file(
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     kind = table_format(path, head)
     if kind is not None:
-        yield from open_table(path, kind, columns, line_limit)
-        return
+        return kind, None
     codec = next((codec for magic, codec in COMPRESSED.items() if head.startswith(magic)), None)
     expected = SUFFIXES.get(path.suffix)
     if expected != codec and expected is not None:
@@ -228,15 +300,15 @@ def _read_file(
             f"{path}: {suffix[1:]} files are not read, expected a sentence a line (.txt), "
             "JSON lines, Parquet or Arrow"
         )
-    lines = read_lines(path, codec, line_limit)
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        yield from read_fields(path, lines, columns)
-        return
-    named = next((name for name in columns if name is not None), None)
-    if named is not None:
-        raise UserError(f"{path}: unknown column '{named}': plain text has no columns")
-    for _, texts, read in lines:
-        yield [texts], read
+    return "json" if suffix in (".jsonl", ".ndjson", ".json") else "text", codec
+
+
+def _most_pieces(path: Path) -> int:
+    """Return into how many pieces a file can be cut."""
+    kind, codec = _kind(path)
+    if kind == "text" or kind == "json":
+        return 1 if codec else path.stat().st_size
+    return groups(path, kind)
 
 
 def _check_once(paths: Sequence[Path]) -> None:
@@ -258,11 +330,11 @@ class _Side:
         self._rows = iter(_flat(_read_columns(paths, [column], source.line_limit)))
         self._taken = 0
 
-    def take(self, count: int, main: Iterator[_Part]) -> list[str]:
+    def take(self, count: int, main: Iterator[_Block]) -> list[str]:
         """Return the next lines; if they run out, count what `main` has left and raise."""
         lines = list(islice(self._rows, count))
         if len(lines) < count:
-            left = sum(len(part.columns[0]) for part in main)
+            left = sum(len(block.columns[0]) for block in main)
             raise self._unequal(self._taken + count + left, self._taken + len(lines))
         self._taken += count
         return lines
@@ -281,9 +353,9 @@ class _Side:
         )
 
 
-def _flat(parts: Iterable[_Part]) -> Iterator[str]:
-    for part in parts:
-        yield from part.columns[0]
+def _flat(blocks: Iterable[_Block]) -> Iterator[str]:
+    for block in blocks:
+        yield from block.columns[0]
 
 
 def _join(names: Iterable[str]) -> str:

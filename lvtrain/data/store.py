@@ -16,9 +16,11 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
+from lvtrain.data.checksums import sha256
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
-from lvtrain.data.shards import Shard, check_hash, sha256, spans
+from lvtrain.data.shards import Shard, check_hash
 from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
+from lvtrain.data.words import spans
 from lvtrain.errors import UserError, nearest
 
 Verify = Literal["auto", "size", "full"]
@@ -174,6 +176,7 @@ class Split:
             local = ascending[start:stop] - self._starts[number]
             places = order[start:stop]
             for part in shard.parts(local):
+                shard.verify(local[part])
                 yield number, shard, local[part], places[part]
                 if self._releases:
                     shard.release()
@@ -205,7 +208,8 @@ class Store:
         """Open a store. Raises UserError, naming the file, if it is not whole.
 
         `verify="size"` checks the size, the columns and the number of rows of every shard;
-        `"full"` its SHA-256 too; `"auto"` is "full" for stores that are quickly hashed.
+        `"full"` its SHA-256 too; `"auto"` is "full" for stores that are quickly hashed. What is
+        read of the others is compared with its checksums when it is read for the first time.
         """
         path = Path(path)
         info = _read_index(path)

@@ -38,16 +38,24 @@ def table_format(path: Path, head: bytes) -> Format | None:
 
 
 def open_table(
-    path: Path, kind: Format, columns: Sequence[str | None], limit: int
+    path: Path,
+    kind: Format,
+    columns: Sequence[str | None],
+    limit: int,
+    piece: int = 0,
+    pieces: int = 1,
 ) -> Iterator[tuple[list[list[str]], int]]:
     """Read columns of a table batch by batch: a list of texts for each, and the bytes read.
+
+    Of `pieces` pieces of a table that has as many `groups` of rows, one is read; rows and bytes are
+    then counted from its start.
 
     A column is named with its path through structures, as `translation.en`; None is the only
     column that holds text. Raises UserError for a corrupt file, an unknown column, one without
     text, text that is not UTF-8 or longer than `limit` bytes.
     """
     try:
-        schema, batches = _open(path, kind)
+        schema, batches = _open(path, kind, piece, pieces)
         names = [_choose(path, schema, column) for column in columns]
         classes = _class_names(schema)
         row = 1
@@ -83,17 +91,33 @@ def unknown_column(name: str, among: Iterable[str], where: str) -> UserError:
     )
 
 
-def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
+def groups(path: Path, kind: Format) -> int:
+    """Return the number of groups of rows of a table that can be read on their own."""
+    try:
+        if kind == "parquet":
+            return pq.ParquetFile(pa.OSFile(os.fsencode(path))).num_row_groups
+        if kind == "arrow":
+            return pa.ipc.open_file(pa.memory_map(os.fsencode(path))).num_record_batches
+    except (pa.ArrowException, OSError, EOFError):
+        pass  # told where it is read
+    return 1
+
+
+def _open(path: Path, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema, Reader]:
     """Return the schema, and a function from column names to record batches and bytes read."""
-    size = path.stat().st_size
+    size = path.stat().st_size // pieces
     name = os.fsencode(path)  # as a text it would have to be UTF-8
     if kind == "parquet":
         parquet = pq.ParquetFile(pa.OSFile(name))
-        rows = parquet.metadata.num_rows
+        count = parquet.num_row_groups
+        chosen = range(count * piece // pieces, count * (piece + 1) // pieces)
+        rows = sum(parquet.metadata.row_group(i).num_rows for i in chosen)
 
         def read_parquet(names: Sequence[str]) -> Batches:
             done = 0
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=sorted({*names})):
+            for batch in parquet.iter_batches(
+                batch_size=BATCH_ROWS, row_groups=list(chosen), columns=sorted({*names})
+            ):
                 done += batch.num_rows
                 yield batch, size * done // rows
 
@@ -101,10 +125,11 @@ def _open(path: Path, kind: Format) -> tuple[pa.Schema, Reader]:
     if kind == "arrow":
         file = pa.ipc.open_file(pa.memory_map(name))
         count = file.num_record_batches
+        chosen = range(count * piece // pieces, count * (piece + 1) // pieces)
 
         def read_file(names: Sequence[str]) -> Batches:
-            for i in range(count):
-                yield from _cut(file.get_batch(i), size * (i + 1) // count)
+            for done, i in enumerate(chosen, 1):
+                yield from _cut(file.get_batch(i), size * done // len(chosen))
 
         return file.schema, read_file
     source = pa.OSFile(name)

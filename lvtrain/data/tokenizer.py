@@ -2,7 +2,7 @@
 
 Both kinds are `tokenizers.Tokenizer` objects on disk (`tokenizer.json`, which Hugging Face tools
 read). In memory a dictionary from whitespace-separated words to their ids does the work: a text
-repeats its words, so one look-up a word is faster than any tokenising again.
+repeats its words, so one look-up for each different word is faster than any tokenising again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from lvtrain.data.words import Words, spans
 from lvtrain.errors import UserError
 
 PAD: Final = 0
@@ -180,9 +181,9 @@ class Tokenizer:
         """Return the token of an id."""
         return self._tokens[id]
 
-    def split(self, text: str) -> list[str]:
-        """Split a text into the words that a vocabulary is made of, lower-cased if it is."""
-        return (text.lower() if self.lowercase else text).split()
+    def split(self, texts: Sequence[str]) -> Words:
+        """Cut texts into the words that a vocabulary is made of, lower-cased if it is."""
+        return Words.split(texts, self.lowercase)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without begin and end."""
@@ -190,25 +191,28 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without begin and end."""
-        ids, lengths = self.encode_flat([self.split(text) for text in texts])
+        ids, lengths = self.encode_flat(self.split(texts))
         ends = np.cumsum(lengths)
         return [part.tolist() for part in np.split(ids, ends[:-1])] if len(texts) else []
 
-    def encode_flat(self, split: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of many split texts, one after the other, and the length of each.
+    def encode_flat(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of many texts, one after the other, and the length of each.
 
         Shapes: `[sum of lengths]` uint32 and `[texts]` int64.
         """
         if self.kind == "words":
             lookup = self._word_ids.get
-            flat = [lookup(word, UNK) for words in split for word in words]
-            lengths = [len(words) for words in split]
-            return np.array(flat, dtype=np.uint32), np.array(lengths, dtype=np.int64)
-        self._learn_pieces(split)
-        pieces = self._pieces
-        rows = [[id for word in words for id in pieces[word]] for words in split]
-        flat = list(chain.from_iterable(rows))
-        return np.array(flat, dtype=np.uint32), np.array([len(row) for row in rows], dtype=np.int64)
+            table = np.array([lookup(word, UNK) for word in words.unique], dtype=np.uint32)
+            return table[words.codes], words.lengths
+        self._learn_pieces(words.unique)
+        pieces = [self._pieces[word] for word in words.unique]
+        sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
+        flat = np.array(list(chain.from_iterable(pieces)), dtype=np.uint32)
+        own = sizes[words.codes]
+        ids = flat[spans((np.cumsum(sizes) - sizes)[words.codes], own)]
+        before = np.concatenate([[0], np.cumsum(own)])
+        ends = np.cumsum(words.lengths)
+        return ids, before[ends] - before[ends - words.lengths]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids up to the first end, without padding and begin."""
@@ -226,17 +230,16 @@ class Tokenizer:
         """Return the text of each row of ids."""
         return [self.decode(ids) for ids in batch]
 
-    def _learn_pieces(self, split: Sequence[Sequence[str]]) -> None:
-        """Put the pieces of every word of these texts into the cache.
+    def _learn_pieces(self, words: Sequence[str]) -> None:
+        """Put the pieces of every word into the cache.
 
         No piece crosses whitespace, so the pieces of a text are those of its words, each with the
         space before it.
         """
-        new = list(dict.fromkeys(word for words in split for word in words))
-        new = [word for word in new if word not in self._pieces]
+        new = [word for word in dict.fromkeys(words) if word not in self._pieces]
         if len(self._pieces) + len(new) > CACHED_WORDS:
             self._pieces.clear()
-            new = list(dict.fromkeys(word for words in split for word in words))
+            new = list(dict.fromkeys(words))
         for word, encoding in zip(new, self._model.encode_batch_fast(new), strict=True):
             self._pieces[word] = encoding.ids
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from lvtrain.config import RunConfig, check, from_json
-from lvtrain.data.shards import sha256
+from lvtrain.data.checksums import sha256
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
+from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TOKENIZER
-from lvtrain.data.shards import sha256
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint, replace_file

@@ -36,6 +36,12 @@ def test_mistakes_name_the_flag_and_leave_nothing(
     (tmp_path / "folder").mkdir()
     a = tmp_path / "a"
     assert refused(capsys, "--num", "0") == "grammar: --num: expected at least 1, found 0"
+    assert refused(capsys, "--words", "0.5") == (
+        "grammar: --words: expected a whole number, 1 or more, found 0.5"
+    )
+    assert refused(capsys, "--start", "-1") == "grammar: --start: expected 0 or more, found -1"
+    both = refused(capsys, "--words", "9", "--num", "1")
+    assert both == "grammar: expected one of --num and --words, found both"
     assert refused(capsys, "--seed", "-1") == "grammar: --seed: expected 0 or more, found -1"
     assert refused(capsys, "--out", tmp_path / "folder", "--labels", a) == (
         f"grammar: --out {tmp_path / 'folder'}: expected a file, found a folder"
@@ -48,6 +54,19 @@ def test_mistakes_name_the_flag_and_leave_nothing(
     said = refused(capsys, "--out", a, "--labels", tmp_path / "file" / "x")
     assert said == f"{tmp_path / 'file' / 'x'}: cannot be written: Not a directory"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_words_are_counted_and_parts_make_up_the_whole(tmp_path: Path) -> None:
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    assert run(["grammar", "--words", "1e3", "--out", str(whole)]) == 0
+    lines = whole.read_text().splitlines()
+    assert 1000 <= len(whole.read_text().split()) < 1000 + len(lines[-1].split())
+    assert run(["grammar", "--num", "60", "--out", str(first)]) == 0
+    labels = tmp_path / "labels"
+    command = ["grammar", "--num", str(len(lines) - 60), "--start", "60", "--out", str(second)]
+    assert run([*command, "--labels", str(labels)]) == 0
+    assert first.read_text() + second.read_text() == whole.read_text()
+    assert len(labels.read_text().split()) == len(lines) - 60
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

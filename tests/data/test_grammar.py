@@ -136,6 +136,18 @@ def test_a_sentence_is_a_function_of_the_seed_and_its_index() -> None:
     assert FULL.sample(0, seed=9) == []
 
 
+def test_blocks_are_the_sample_in_pieces() -> None:
+    whole = SHORT.sample(BLOCK + 100, seed=2)
+    assert [s for block in SHORT.blocks(2, sentences=BLOCK + 100) for s in block] == whole
+    parts = [SHORT.blocks(2, sentences=40, start=start) for start in (5, 45)]
+    assert [s for part in parts for block in part for s in block] == whole[5:85]
+    sizes = np.cumsum([len(sentence.split()) for sentence in whole])
+    for words in (1, int(sizes[0]), int(sizes[0]) + 1, int(sizes[BLOCK - 1]), int(sizes[-1])):
+        found = [s for block in SHORT.blocks(2, words=words) for s in block]
+        assert found == whole[: len(found)]
+        assert sizes[len(found) - 1] >= words > (sizes[len(found) - 2] if len(found) > 1 else 0)
+
+
 def test_a_sample_can_be_of_one_style() -> None:
     positive, negative = (FULL.sample(300, seed=5, style=style) for style in (0, 1))
     assert {FULL.style_of(sentence) for sentence in positive} == {0}

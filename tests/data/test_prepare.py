@@ -209,7 +209,7 @@ def test_progress_is_reported_to_the_end(tmp_path: Path) -> None:
     prepare(
         PrepareConfig(files=(file,)),
         tmp_path / "store",
-        lambda done, total, phase: calls.append((done, total, phase)),
+        lambda done, total, phase, words: calls.append((done, total, phase)),
     )
     assert list(dict.fromkeys(phase for _, _, phase in calls)) == [
         "counting",
@@ -302,7 +302,9 @@ def test_what_is_wrong_with_a_later_split_is_found_before_the_passes(tmp_path: P
     ):
         config = PrepareConfig(**{"files": (file,), **changed})  # type: ignore[arg-type]
         with pytest.raises(UserError, match=expected):
-            prepare(config, tmp_path / "store", lambda done, total, phase: calls.append(done))
+            prepare(
+                config, tmp_path / "store", lambda done, total, phase, words: calls.append(done)
+            )
     assert calls == []
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvtrain.data import shards
-from lvtrain.data.shards import Layout, Shard, ShardInfo, ShardWriter, smallest_dtype, spans
+from lvtrain.data import shards, spill
+from lvtrain.data.layout import Layout, smallest_dtype
+from lvtrain.data.shards import Shard, ShardInfo, ShardWriter
+from lvtrain.data.words import spans
 from lvtrain.errors import UserError
 
 LAYOUT = Layout(tokens=np.dtype(np.uint16), labels=True, targets=np.dtype(np.uint32))
@@ -62,7 +64,7 @@ def test_buckets_larger_than_a_shard_or_a_buffer_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 2000)
-    monkeypatch.setattr(shards, "SPILL_BYTES", 500)
+    monkeypatch.setattr(spill, "RUN_BYTES", 500)
     chooser = np.random.default_rng(0)
     rows: list[Row] = [
         (chooser.integers(0, 999, 3).tolist(), i % 5, list(range(i % 4 + 1))) for i in range(500)
@@ -129,7 +131,7 @@ def test_a_shard_that_is_not_as_recorded_is_named(tmp_path: Path, change: str) -
     else:
         with path.open("wb") as file, pa.ipc.new_file(file, pa.schema([])) as writer:
             writer.write_batch(pa.record_batch([], schema=pa.schema([])))
-        info = ShardInfo(**{**vars(info), "bytes": path.stat().st_size})
+        info = ShardInfo(**{**vars(info), "bytes": path.stat().st_size, "blocks": ""})
         expected = "expected the columns"
     with pytest.raises(UserError, match=expected) as error:
         Shard.open(path, info, LAYOUT)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvtrain.data import shards, store
+from lvtrain.data import checksums, shards, store
 from lvtrain.data.prepare import PrepareConfig, Sentences, prepare_sentences
 from lvtrain.data.store import Split, Store, Verify
 from lvtrain.data.tokenizer import EOS, PAD
@@ -160,8 +160,52 @@ def test_a_truncated_shard_is_named(path: Path, tmp_path: Path, verify: Verify) 
     assert str(file) in str(error.value)
 
 
+def as_version_1(store: Path) -> Path:
+    """Take what version 1 had not out of a store's index."""
+    record = json.loads((store / "store.json").read_text())
+    record["version"] = 1
+    del record["threshold"]
+    for split in record["splits"].values():
+        for shard in split["shards"]:
+            del shard["blocks"]
+    (store / "store.json").write_text(json.dumps(record))
+    return store
+
+
+def test_a_store_of_version_1_opens(path: Path, tmp_path: Path) -> None:
+    old = Store.open(as_version_1(copy(path, tmp_path / "store")), verify="full")
+    new = Store.open(path)
+    assert old.digest == new.digest
+    rows = np.arange(new.split("train").rows)
+    assert (old.split("train").gather(rows)[0] == new.split("train").gather(rows)[0]).all()
+
+
+def test_what_is_damaged_is_not_read_and_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 1 << 12)
+    prepare_sentences(
+        [f"w{i % 50} x{i % 7} y" for i in range(40_000)],
+        config=PrepareConfig(valid_fraction=0), out=tmp_path / "store",
+    )  # fmt: skip
+    (file,) = (tmp_path / "store" / "train").iterdir()
+    content = bytearray(file.read_bytes())
+    place = len(content) // 2
+    content[place] ^= 1
+    file.write_bytes(content)
+    split = Store.open(tmp_path / "store", verify="size").split("train")
+    assert split.gather(np.arange(1000))[0].shape == (1000, 4)
+    row = place // 6
+    with pytest.raises(UserError, match="corrupt shard: expected CRC-32"):
+        split.gather(np.array([0, row]))
+    with pytest.raises(UserError, match="corrupt shard: expected CRC-32"):
+        split.gather(np.array([row]))
+    split.gather(np.array([0, row - 3000, row + 3000]))
+
+
 def test_ids_beyond_the_vocabulary_are_never_returned(path: Path, tmp_path: Path) -> None:
-    broken = copy(path, tmp_path / "store")
+    broken = as_version_1(copy(path, tmp_path / "store"))
     file = broken / "train" / "len-0005-00000.arrow"
     content = bytearray(file.read_bytes())
     row = Store.open(path).split("train")

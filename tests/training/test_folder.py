@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lvtrain.config import RunConfig, TrainConfig, to_json
+from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TOKENIZER
-from lvtrain.data.shards import sha256
 from lvtrain.errors import UserError
 from lvtrain.systems.language_model import LanguageModelConfig
 from lvtrain.training import checkpoint

@@ -1,0 +1,80 @@
+"""How far long work on text is: a bar with words a second and the time left, on a terminal; lines
+now and then where standard error is a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+LINE_SECONDS: Final = 30.0
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[int, int, str, int], None]]:
+    """Give the function that is told what is done, the total, the phase and the words done."""
+    from rich.console import Console
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield _Lines().tell
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(),
+               TextColumn("{task.fields[rate]}"), Left())  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading", rate="")
+        clock = _Clock()
+
+        def tell(done: int, total: int, phase: str, words: int) -> None:
+            if clock.begins(phase, done):
+                bar.reset(task)
+            bar.update(task, completed=done, total=total, description=phase, rate=clock.rate(words))
+
+        yield tell
+
+
+class _Clock:
+    """The time since a phase began."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+
+    def begins(self, phase: str, done: int) -> bool:
+        if phase == self._phase:
+            return False
+        self._phase, self._start, self._before = phase, time.monotonic(), done
+        return True
+
+    def rate(self, words: int) -> str:
+        seconds = time.monotonic() - self._start
+        return f"{words / seconds / 1e6:.2f}M words/s" if seconds > 0.1 else ""
+
+    def left(self, done: int, total: int) -> float:
+        """Seconds that the rest will take at the rate so far."""
+        seconds = time.monotonic() - self._start
+        return seconds * (total - done) / max(1, done - self._before)
+
+
+class _Lines:
+    """A line every half a minute."""
+
+    def __init__(self) -> None:
+        self._clock = _Clock()
+        self._next = time.monotonic() + LINE_SECONDS
+
+    def tell(self, done: int, total: int, phase: str, words: int) -> None:
+        self._clock.begins(phase, done)
+        if (now := time.monotonic()) < self._next:
+            return
+        self._next = now + LINE_SECONDS
+        print(
+            f"{phase}: {100 * done / max(1, total):.0f} %, {self._clock.rate(words)}, "
+            f"{self._clock.left(done, total):,.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )

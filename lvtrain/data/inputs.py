@@ -1,0 +1,78 @@
+"""The sources that `prepare` is told to read, and what is recorded of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvtrain.data.info import VERSION
+from lvtrain.data.passes import Readable
+from lvtrain.data.prepare_config import PrepareConfig
+from lvtrain.data.sources import PART_BYTES, Source
+from lvtrain.errors import UserError
+
+
+def sources_of(config: PrepareConfig) -> dict[str, Source]:
+    """Return the source of each split that has files of its own. Raises UserError."""
+    sources = {"train": _source(config, config.files, config.labels, config.target)}
+    if config.valid:
+        sources["valid"] = _source(config, config.valid, config.valid_labels, config.valid_target)
+    if config.test:
+        sources["test"] = _source(config, config.test, config.test_labels, config.test_target)
+    return sources
+
+
+def names_of(sources: Mapping[str, Source]) -> tuple[dict[str, Any], ...]:
+    """Return what a store records of its files."""
+    return tuple(
+        {"split": split, "file": str(path), "bytes": path.stat().st_size}
+        for split, source in sources.items()
+        for path in source.paths
+    )
+
+
+def key_of(config: PrepareConfig, sources: Mapping[str, Source], *others: str) -> str:
+    """Name what the work depends on: the settings, and the files as they are."""
+    files = []
+    for source in sources.values():
+        for path in (*source.paths, *source.label_paths, *source.target_paths):
+            found = path.stat()
+            files.append([str(path), found.st_size, found.st_mtime_ns])
+    record = [VERSION, PART_BYTES, config.settings, files, others]
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _source(
+    config: PrepareConfig, files: Sequence[str], labels: Sequence[str], target: Sequence[str]
+) -> Source:
+    return Source(
+        files=files,
+        column=config.column,
+        label_column=config.label_column,
+        labels=labels,
+        label_by_file=config.label_by_file,
+        target=target,
+        target_column=config.target_column,
+        line_limit=config.line_limit,
+    )
+
+
+def check_alike(sources: Mapping[str, Readable]) -> None:
+    """Read the beginning of every split, so that what is wrong with its files as such, or that it
+    has not what the training data have, is told before the passes. Raises UserError."""
+    first = {split: next(source.chunks(), None) for split, source in sources.items()}
+    train = first["train"]
+    for split, chunk in first.items():
+        if chunk is None or train is None:
+            continue
+        for what, own, expected in (
+            ("labels", chunk.labels, train.labels),
+            ("a parallel side", chunk.targets, train.targets),
+        ):
+            if (own is None) != (expected is None):
+                raise UserError(
+                    f"{sources[split].name}: expected the same columns as in the training data, "
+                    f"found {'no ' + what.removeprefix('a ') if own is None else what}"
+                )

@@ -1,0 +1,122 @@
+"""A store that grows: old shards stay, sentences keep their splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvtrain.data import shards, sources
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.data.store import Store
+from lvtrain.data.workers import Here
+from lvtrain.errors import UserError
+
+FIRST = Grammar().sample(1000, seed=8)
+SECOND = FIRST[:500][::-1]  # has no unknown word
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.setattr(sources, "PART_BYTES", 10_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1_000)
+    for name, lines in (("first", FIRST), ("second", SECOND)):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    return str(tmp_path / "first"), str(tmp_path / "second")
+
+
+def add(path: str, out: Path, progress: Any = None, **settings: Any) -> None:
+    config = PrepareConfig(files=(path,), append=True, **settings)
+    prepare(config, out, progress, Here())
+
+
+def sentences(store: Store, name: str) -> list[str]:
+    split = store.split(name)
+    return [store.tokenizer.decode(split.sentence(i)) for i in range(split.rows)]
+
+
+def test_what_is_added_follows_what_is_there(files: tuple[str, str], tmp_path: Path) -> None:
+    how: dict[str, Any] = {"valid_fraction": 0.1, "seed": 3}
+    first = prepare(PrepareConfig(files=files[:1], **how), tmp_path / "grown", workers=Here())
+    before = {path: path.read_bytes() for path in (tmp_path / "grown" / "train").iterdir()}
+    add(files[1], tmp_path / "grown")
+    prepare(PrepareConfig(files=files, **how), tmp_path / "whole", workers=Here())
+    grown = Store.open(tmp_path / "grown", verify="full")
+    whole = Store.open(tmp_path / "whole")
+    for name in ("train", "valid"):
+        assert sentences(grown, name) == sentences(whole, name)
+        found, expected = grown.info.splits[name], whole.info.splits[name]
+        for field in ("sentences", "words", "tokens", "lengths", "dropped"):
+            assert getattr(found, field) == getattr(expected, field)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert grown.digest != first.digest
+    assert grown.info.sources == whole.info.sources
+    assert not list(tmp_path.glob(".*"))
+
+
+class Killed(BaseException):
+    """What ends the work without a chance to clean up."""
+
+
+@pytest.mark.parametrize("when", ["encoding", "writing", "moving", "index"])
+def test_adding_that_was_ended_goes_on(
+    files: tuple[str, str], tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("store", "other"):
+        prepare(PrepareConfig(files=files[:1]), tmp_path / name, workers=Here())
+
+    def end(done: int, total: int, phase: str, words: int) -> None:
+        if phase == when and done > total // 2:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if when in ("moving", "index"):
+            moved: list[Path] = []
+
+            def replace(self: Path, target: Path) -> Path:
+                if target.parent.name in ("train", "valid") or target.name == "store.json":
+                    moved.append(target)
+                    if len(moved) > 4 if when == "moving" else target.name == "store.json":
+                        raise Killed
+                return self.rename(target)
+
+            patch.setattr(Path, "replace", replace)
+        add(files[1], tmp_path / "store", end)
+    before = Store.open(tmp_path / "store", verify="full")
+    assert before.digest == Store.open(tmp_path / "other").digest
+    add(files[1], tmp_path / "store")
+    add(files[1], tmp_path / "other")
+    grown = Store.open(tmp_path / "store", verify="full")
+    assert grown.info == Store.open(tmp_path / "other").info
+    with pytest.raises(UserError, match="second: in .* already"):
+        add(files[1], tmp_path / "store")
+
+
+def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    with pytest.raises(UserError, match="no such store"):
+        add(files[1], out)
+    prepare(PrepareConfig(files=files[:1], max_words=9), out, workers=Here())
+    digest = Store.open(out).digest
+    table = tmp_path / "a.jsonl"
+    table.write_text(json.dumps({"text": "a", "label": "x"}) + "\n")
+    (tmp_path / "empty").write_text("\n\n")
+    for path, settings, expected in (
+        (files[0], {}, "first: in .* already, expected files that are not"),
+        (files[1], {"max_words": 7}, "--max-words 7: expected 9, as .* was prepared with"),
+        (files[1], {"lowercase": True}, "--lowercase True: expected False"),
+        (str(table), {"column": "text", "label_column": "label"}, "found labels"),
+        (str(tmp_path / "empty"), {}, "no sentences: dropped 2 empty"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            add(path, out, **settings)
+    record = json.loads((out / "store.json").read_text())
+    assert record["digest"] == digest
+    assert not list(tmp_path.glob(".*"))
+    del record["threshold"]
+    (out / "store.json").write_text(json.dumps({**record, "version": 1}))
+    with pytest.raises(UserError, match="prepared by an earlier version"):
+        add(files[1], out)

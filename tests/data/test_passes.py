@@ -1,0 +1,300 @@
+"""A store is the same however its corpus is cut, by how many processes, and whoever is killed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvtrain.data import shards, sources, spill
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.data.sources import Source
+from lvtrain.data.store import Store
+from lvtrain.data.workers import Here, Processes
+from lvtrain.errors import UserError
+
+LINES = Grammar().sample(3_000, seed=5)
+
+
+def digests(store: Path) -> dict[str, bytes]:
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("".join(f"{line}\n" for line in LINES))
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts, runs and shards so small that a little text has many."""
+    monkeypatch.setattr(sources, "PART_BYTES", 15_000)
+    monkeypatch.setattr(spill, "RUN_BYTES", 3_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1_000)
+
+
+@pytest.mark.parametrize("kind", ["txt", "gz", "jsonl", "parquet", "arrow"])
+def test_parts_read_what_the_whole_reads(tmp_path: Path, small: None, kind: str) -> None:
+    lines = [f"{line} {i} é" * (i % 5 != 1) for i, line in enumerate(LINES[:2000])]
+    paths = []
+    for number, some in enumerate((lines[:1500], lines[1500:1510], lines[1510:])):
+        path = tmp_path / f"{number}.{kind}"
+        table = pa.table({"text": some})
+        if kind == "parquet":
+            pq.write_table(table, path, row_group_size=100)
+        elif kind == "arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as out:
+                out.write_table(table, max_chunksize=100)
+        else:
+            written = [json.dumps({"text": line}) for line in some] if kind == "jsonl" else some
+            content = "\n".join(written).encode()  # the last line has no end
+            path.write_bytes(gzip.compress(content) if kind == "gz" else content)
+        paths.append(str(path))
+    source = Source(files=paths)
+    parts = source.parts()
+    assert len(parts) > (1 if kind in ("gz", "parquet") else 4)
+    assert sum(part.bytes for part in parts) == source.bytes
+    found = [text for part in parts for chunk in source.chunks(part) for text in chunk.texts]
+    assert found == [text for chunk in source.chunks() for text in chunk.texts] == lines
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_line_is_in_one_piece_wherever_the_pieces_are_cut(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PART_BYTES", size)
+    path = tmp_path / "a.txt"
+    path.write_text("\ufeffa\n\nbc d\n\n\nefghijklmnop\né\n\nz")
+    source = Source(files=[str(path)])
+    found = [t for part in source.parts() for chunk in source.chunks(part) for t in chunk.texts]
+    assert found == ["a", "", "bc d", "", "", "efghijklmnop", "é", "", "z"]
+
+
+def test_the_store_does_not_depend_on_parts_runs_or_processes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PrepareConfig(files=(str(corpus),), valid_fraction=0.1)
+    whole = prepare(config, tmp_path / "whole", workers=Here())
+    monkeypatch.setattr(sources, "PART_BYTES", 15_000)
+    monkeypatch.setattr(spill, "RUN_BYTES", 3_000)
+    cut = prepare(config, tmp_path / "cut", workers=Here())
+    assert digests(tmp_path / "whole") == digests(tmp_path / "cut")
+    with Processes(3) as workers:
+        prepare(config, tmp_path / "many", workers=workers)
+    assert digests(tmp_path / "whole") == digests(tmp_path / "many")
+    assert whole == cut
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "many", "whole"]
+
+
+def test_a_bucket_of_many_shards_is_in_the_order_of_the_corpus(
+    corpus: Path, tmp_path: Path, small: None
+) -> None:
+    info = prepare(
+        PrepareConfig(files=(str(corpus),), valid_fraction=0), tmp_path / "store", workers=Here()
+    )
+    assert any(shard.file.endswith("00001.arrow") for shard in info.splits["train"].shards)
+    store = Store.open(tmp_path / "store", verify="full")
+    split = store.split("train")
+    found = [store.tokenizer.decode(split.sentence(i)) for i in range(0, split.rows, 17)]
+    assert found == sorted(LINES, key=lambda line: len(line.split()))[::17]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_mistake_in_a_later_piece_is_placed_in_its_file(
+    tmp_path: Path, small: None, kind: str
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    lines = [json.dumps({"text": line}) if kind == "jsonl" else line for line in LINES]
+    content = [line.encode() for line in lines]
+    content[2500] = b"[1]" if kind == "jsonl" else b"ab\xff"
+    path.write_bytes(b"\n".join(content))
+    expected = {"txt": "line 2501, byte 3 is 0xff", "jsonl": "line 2501: expected a JSON object"}
+    for processes in (1, 2):
+        config = PrepareConfig(files=(str(path),), processes=processes)
+        with pytest.raises(UserError, match=expected[kind]):
+            prepare(config, tmp_path / "store")
+        assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+class Killed(BaseException):
+    """What ends the work without a chance to clean up."""
+
+
+@pytest.mark.parametrize("deduplicate", ["none", "exact"])
+def test_work_that_was_ended_anywhere_goes_on_to_the_same_store(
+    corpus: Path, tmp_path: Path, small: None, deduplicate: Any
+) -> None:
+    config = PrepareConfig(files=(str(corpus),), valid_fraction=0.1, deduplicate=deduplicate)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    prepare(config, tmp_path / "whole", count, Here())
+    expected, total = digests(tmp_path / "whole"), calls
+    for last in random.Random(0).sample(range(total), 8):
+        calls = 0
+
+        def end(*_: object, last: int = last) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > last:
+                raise Killed
+
+        out = tmp_path / f"store-{last}"
+        with pytest.raises(Killed):
+            prepare(config, out, end, Here())
+        assert not out.exists()
+        calls = 0
+        prepare(config, out, count, Here())
+        assert digests(out) == expected
+        assert calls < total or last < 5
+    assert all(not path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_other_work_starts_anew(corpus: Path, tmp_path: Path, small: None) -> None:
+    def end(done: int, total: int, phase: str, words: int) -> None:
+        if phase == "writing":
+            raise Killed
+
+    config = PrepareConfig(files=(str(corpus),))
+    with pytest.raises(Killed):
+        prepare(config, tmp_path / "store", end, Here())
+    other = PrepareConfig(files=(str(corpus),), lowercase=True, max_words=8)
+    prepare(other, tmp_path / "store", workers=Here())
+    prepare(other, tmp_path / "other", workers=Here())
+    assert digests(tmp_path / "store") == digests(tmp_path / "other")
+    with pytest.raises(Killed):
+        prepare(config, tmp_path / "third", end, Here())
+    changed = corpus.with_name("changed.txt")
+    changed.write_text("".join(f"{line}\n" for line in LINES[:100]))
+    os.utime(corpus, ns=(1, 1))
+    phases = set()
+    prepare(config, tmp_path / "third", lambda *said: phases.add(said[2]), Here())
+    assert "counting" in phases
+
+
+def test_two_at_the_same_store_are_told_apart(corpus: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(files=(str(corpus),))
+
+    def meanwhile(done: int, total: int, phase: str, words: int) -> None:
+        with pytest.raises(UserError, match="another process is writing it"):
+            prepare(config, tmp_path / "store")
+
+    prepare(config, tmp_path / "store", meanwhile)
+    Store.open(tmp_path / "store", verify="full")
+
+
+PREPARE = """
+import sys
+from lvtrain.data import sources, spill
+from lvtrain.data.prepare import PrepareConfig, prepare
+sources.PART_BYTES = 40_000
+prepare(PrepareConfig(files=(sys.argv[1],), processes=2), sys.argv[2],
+        lambda *_: print("!", flush=True))
+"""
+
+
+def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PREPARE, str(corpus), str(tmp_path / "store")]
+    for said in (1, 20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(said):
+            assert process.stdout.readline() == b"!\n"
+        workers = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=True
+        ).stdout.split()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (tmp_path / "store").exists()
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{int(pid)}").exists() for pid in workers):
+            assert time.monotonic() < deadline, "a worker outlived its master"
+            time.sleep(0.05)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    prepare(PrepareConfig(files=(str(corpus),)), tmp_path / "other")
+    assert digests(tmp_path / "store") == digests(tmp_path / "other")
+
+
+def test_a_worker_that_is_killed_is_told() -> None:
+    told = pytest.raises(UserError, match="a worker process was killed by signal 9")
+    with told, Processes(2) as workers:
+        workers.run(_die, [1, 2, 3], lambda read, words: None)
+
+
+def _die(task: int, advance: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_duplicates_go_and_the_first_stays(tmp_path: Path, small: None) -> None:
+    lines = [*LINES, *LINES[:500], *(f" {line} " for line in LINES[200:900])]
+    file = tmp_path / "a.txt"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    config = PrepareConfig(files=(str(file),), valid_fraction=0, deduplicate="exact")
+    info = prepare(config, tmp_path / "store", workers=Here())
+    store = Store.open(tmp_path / "store")
+    split = store.split("train")
+    found = [store.tokenizer.decode(split.sentence(i)) for i in range(split.rows)]
+    different = list(dict.fromkeys(line.strip() for line in lines))
+    assert found == sorted(different, key=lambda line: len(line.split()))
+    assert info.splits["train"].dropped == {"duplicate": len(lines) - len(different)}
+
+
+def test_what_is_not_word_for_word_the_same_is_found_too(tmp_path: Path) -> None:
+    chooser = random.Random(1)
+    words = [f"w{i}" for i in range(500)]
+    texts = [chooser.choices(words, k=30) for _ in range(200)]
+    nearly = [[*text[:29], "changed"] for text in texts]  # 28 of 30 pairs in common
+    half = [[*text[:20], *chooser.choices(words, k=10)] for text in texts]  # 19 of 39
+    file = tmp_path / "a.txt"
+    lines = [" ".join(text) for text in (*texts, *nearly, *half)]
+    file.write_text("".join(f"{line}\n" for line in [*lines, "one", "ONE", "two"]))
+    dropped = {}
+    for kind in ("exact", "near"):
+        config = PrepareConfig(files=(str(file),), valid_fraction=0, deduplicate=kind)  # type: ignore[arg-type]
+        info = prepare(config, tmp_path / kind)
+        dropped[kind] = info.splits["train"].dropped.get("duplicate", 0)
+    assert dropped["exact"] == 0
+    assert 0.97 * 200 < dropped["near"] - 1 < 1.25 * 200
+
+
+def test_labels_tell_equal_sentences_apart(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [("a b", "x"), ("a b", "y"), ("a b", "x"), ("c", "x")]
+    file.write_text("".join(json.dumps({"text": t, "label": k}) + "\n" for t, k in rows))
+    config = PrepareConfig(
+        files=(str(file),), column="text", label_column="label", deduplicate="exact",
+        valid_fraction=0,
+    )  # fmt: skip
+    prepare(config, tmp_path / "store")
+    split = Store.open(tmp_path / "store").split("train")
+    assert split.labels(np.arange(split.rows)).tolist() == [0, 0, 1]
+
+
+def test_pieces_of_a_long_text_are_learnt_of_counts_in_proportion(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lvtrain.data import stages as module
+
+    monkeypatch.setattr(module, "BPE_WORDS", 3000)
+    config = PrepareConfig(files=(str(corpus),), tokenizer="bpe", vocab_size=400)
+    assert prepare(config, tmp_path / "store").vocab_size == 404
