@@ -19,6 +19,7 @@ from typing import Any
 from pyarrow import ArrowException, fs
 from torch import Tensor
 
+from lvtrain.data.location import opened, said
 from lvtrain.errors import UserError
 from lvtrain.training.checkpoint import LATEST, commit, name_of, newest_whole, step_of
 from lvtrain.training.parts import (
@@ -62,7 +63,7 @@ class Storage:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self._fs, self._root = _opened(self.uri)
+        self._fs, self._root = opened(self.uri, "--checkpoints")
 
     def write_part(self, folder: str, part: str, tensors: Mapping[str, Tensor]) -> FileRecord:
         """Write a part's file into a folder; gives its size and checksum."""
@@ -94,7 +95,7 @@ class Storage:
             self._write(f"{folder}/{MANIFEST}", [manifest(step, records, own)])
             self._write(LATEST, [f"{folder}\n".encode()])
         except (OSError, ArrowException) as error:
-            raise UserError(f"{self.uri}/{folder}: cannot be written: {_said(error)}") from error
+            raise UserError(f"{self.uri}/{folder}: cannot be written: {said(error)}") from error
         older = sorted((s for s in self.steps() if s < step), reverse=True)
         kept = {step, *older[: max(keep, 2) - 1], *keep_steps}
         for other in self.steps():
@@ -124,7 +125,7 @@ class Storage:
         except FileNotFoundError:
             named = None
         except (OSError, ArrowException) as error:
-            raise UserError(f"{self.uri}: cannot be read: {_said(error)}") from error
+            raise UserError(f"{self.uri}: cannot be read: {said(error)}") from error
         if not steps:
             return None
         return self._stored(*newest_whole(self.uri, steps, named, (), self._vouched))
@@ -156,7 +157,7 @@ class Storage:
         except FileNotFoundError:
             return None, "incomplete"
         except (OSError, ArrowException) as error:
-            return None, _said(error)
+            return None, said(error)
 
     def steps(self) -> list[int]:
         """The steps that have a folder, whole or not."""
@@ -177,24 +178,3 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
-
-
-def _opened(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI and the path in it; fsspec's where pyarrow knows no such scheme."""
-    try:
-        return fs.FileSystem.from_uri(uri)
-    except (OSError, ArrowException, ValueError) as refusal:
-        scheme, colon, path = uri.partition("://")
-        try:
-            import fsspec
-
-            return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), path
-        except (ImportError, ValueError, OSError):
-            pass
-        expected = "" if colon else ", expected one such as s3://bucket/folder or file:///folder"
-        raise UserError(f"--checkpoints {uri}: {_said(refusal)}{expected}") from None
-
-
-def _said(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -20,6 +20,7 @@ from lvtrain.cluster.config import ClusterConfig
 from lvtrain.commands.table import show
 from lvtrain.commands.train import ConfigT, TrainArguments, arguments
 from lvtrain.config import check
+from lvtrain.data.location import uri_of
 from lvtrain.errors import UserError
 
 PROGRAM = "python -m lvtrain.cluster.train"
@@ -82,7 +83,11 @@ def _check_lasting(flag: str, path: Path) -> None:
     A submitted job works in a copy of the folder it was submitted from, on some node, which Ray
     removes after the job: a run would go with it.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not path.is_absolute():
+    if (
+        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        and not path.is_absolute()
+        and not (flag == "data" and uri_of(path))
+    ):
         raise UserError(
             f"--{flag} {path}: expected an absolute path, on storage that every node has: a "
             "submitted job works in a copy of its folder that is removed after it"

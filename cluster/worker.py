@@ -222,6 +222,7 @@ class AutoencoderWorker(Worker):
             world=seat.world,
             by_length=settings.by_length,
             device=self.device,
+            prefetch=True,
         )
         self._validate = None
         if seat.rank == 0 and settings.validate_every and "valid" in store.splits:

@@ -18,6 +18,7 @@ from torch import nn
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import TOKENIZER
+from lvtrain.data.location import absolute
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
@@ -101,7 +102,7 @@ def configure(
             device=cast(Any, device.type),
             threads=train_config.threads or torch.get_num_threads(),
         ),
-        store=data.resolve(),
+        store=absolute(data),
         store_digest=store.digest,
         tokenizer_digest=store.info.tokenizers[TOKENIZER],
         vocab_size=store.tokenizer.vocab_size,
@@ -137,6 +138,7 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
         seed=settings.seed,
         by_length=settings.by_length,
         device=device,
+        prefetch=True,
     )
     system = build(config)
     cast(nn.Module, system).to(device)

@@ -19,7 +19,7 @@ class InspectArguments:
     model or a store (its counts, its vocabulary)."""
 
     path: tyro.conf.Positional[Path]
-    """A run folder, an exported model or a store."""
+    """A run folder, an exported model or a store; a store may be a URI."""
     verify: bool = False
     """Compare every shard of a store with its checksum. A run's checkpoint is always compared."""
     json: bool = False
@@ -29,9 +29,11 @@ class InspectArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(InspectArguments, argv, "inspect", "lvtrain inspect runs/first --json")
 
+    from lvtrain.data.info import INDEX
+    from lvtrain.data.location import is_file, uri_of
     from lvtrain.model import WEIGHTS
 
-    if (arguments.path / "store.json").is_file():
+    if uri_of(arguments.path) is not None or is_file(arguments.path / INDEX):
         return _store(arguments.path, arguments.verify, arguments.json)
     exported = (arguments.path / WEIGHTS).is_file()
     figures = _model(arguments.path) if exported else _run(arguments.path)

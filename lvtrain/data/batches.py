@@ -8,6 +8,7 @@ over many rows in the order of the file is cheap and many small ones are not; it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self, cast
 
@@ -127,7 +128,8 @@ class Batches:
 
     With `by_length`, a batch holds sentences of about one length, and little is padded: rows are
     permuted within groups of adjacent lengths, and then the batches. `limit_rows` reads a random
-    subset of so many rows. Batches are handed over on `device`.
+    subset of so many rows. Batches are handed over on `device`. With `prefetch`, a thread reads the
+    rows of the batches to come.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Batches:
         by_length: bool = False,
         limit_rows: int | None = None,
         device: torch.device | str = "cpu",
+        prefetch: bool = False,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise UserError(
@@ -160,9 +163,10 @@ class Batches:
         self._subset = _subset(split.rows, limit_rows, seed)
         self.rows = split.rows if self._subset is None else len(self._subset)
         self._groups = self._group_starts() if by_length else np.array([0, self.rows])
-        self._epoch = -1
-        self._permutations: list[Permutation] = []
+        self._permuted: tuple[int, list[Permutation]] = (-1, [])
         self._window: _Window | None = None
+        self._reader = ThreadPoolExecutor(1, "batches") if prefetch else None
+        self._coming: tuple[int, Future[_Window]] | None = None
         self._most_batches = max(1, _most_rows(split) // batch_size)
 
     @property
@@ -174,7 +178,10 @@ class Batches:
         """Return batch `index`, counted from the start of training."""
         window = self._window
         if window is None or not window.first <= index < window.stop:
-            window = self._window = self._read(index)
+            window = self._window = self._take(index)
+            if self._reader is not None:
+                size = 2 * (window.stop - window.first)
+                self._coming = window.stop, self._reader.submit(self._read, window.stop, size)
         batch = window.batch(index)
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
@@ -189,10 +196,21 @@ class Batches:
         rows = np.concatenate(parts)
         return _longest_first(self.split, rows)
 
-    def _read(self, index: int) -> _Window:
-        count = FIRST_WINDOW
-        if self._window is not None and self._window.stop == index:
-            count = 2 * (self._window.stop - self._window.first)
+    def _take(self, index: int) -> _Window:
+        """Return the window that begins with a batch."""
+        if self._coming is not None:
+            first, window = self._coming
+            self._coming = None
+            if first == index:
+                return window.result()
+            if not window.cancel():
+                window.exception()  # waits: two threads must not open the same shards
+        before, count = self._window, FIRST_WINDOW
+        if before is not None and before.stop == index:
+            count = 2 * (before.stop - before.first)
+        return self._read(index, count)
+
+    def _read(self, index: int, count: int) -> _Window:
         stop = index + min(count, self._most_batches)
         rows = self.global_rows(index, stop)
         return _Window(self.split, index, rows, self.rank, self.world)
@@ -211,25 +229,26 @@ class Batches:
             # Places are ordered by length: leave out those before a batch chosen at random, lest
             # it should always be the longest sentences.
             places += left * (batches >= mix(key, 2) % (per_epoch + 1))[:, None]
-        if epoch != self._epoch:
+        of_epoch, permutations = self._permuted
+        if epoch != of_epoch:
             sizes = np.diff(self._groups).tolist()
-            self._permutations = [feistel(n, mix(key, 3, i)) for i, n in enumerate(sizes)]
-            self._epoch = epoch
-        rows = self._permute(places.reshape(-1)).reshape(places.shape)
+            permutations = [feistel(n, mix(key, 3, i)) for i, n in enumerate(sizes)]
+            self._permuted = epoch, permutations  # at once: a thread may read it
+        rows = self._permute(permutations, places.reshape(-1)).reshape(places.shape)
         return rows if self._subset is None else self._subset[rows]
 
-    def _permute(self, places: np.ndarray) -> np.ndarray:
+    def _permute(self, permutations: list[Permutation], places: np.ndarray) -> np.ndarray:
         """Permute each group of rows in itself."""
-        if len(self._permutations) == 1:
-            return self._permutations[0](places)
+        if len(permutations) == 1:
+            return permutations[0](places)
         group = np.searchsorted(self._groups, places, side="right") - 1
         order = np.argsort(group, kind="stable")
-        bounds = np.searchsorted(group[order], np.arange(len(self._permutations) + 1))
+        bounds = np.searchsorted(group[order], np.arange(len(permutations) + 1))
         rows = np.empty_like(places)
         for number in np.flatnonzero(np.diff(bounds)).tolist():
             own = order[bounds[number] : bounds[number + 1]]
             start = self._groups[number]
-            rows[own] = self._permutations[number](places[own] - start) + start
+            rows[own] = permutations[number](places[own] - start) + start
         return rows
 
     def _group_starts(self) -> np.ndarray:

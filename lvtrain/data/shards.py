@@ -118,8 +118,14 @@ class Shard:
     """One shard, memory-mapped: its columns as arrays that share memory with the file."""
 
     def __init__(
-        self, tokens: np.ndarray, batch: pa.RecordBatch, mapping: mmap.mmap, blocks: _Blocks
+        self,
+        path: Path,
+        tokens: np.ndarray,
+        batch: pa.RecordBatch,
+        mapping: mmap.mmap,
+        blocks: _Blocks,
     ) -> None:
+        self.path = path
         self.tokens = tokens  # [rows, length]
         self._mapping = mapping
         self._blocks = blocks
@@ -158,7 +164,7 @@ class Shard:
                 + (f" in the first of {batches} batches" if batches > 1 else "")
             )
         tokens = batch.column("tokens").values.to_numpy().reshape(info.rows, info.length)
-        return cls(tokens, batch, mapping, blocks)
+        return cls(path, tokens, batch, mapping, blocks)
 
     def verify(self, rows: np.ndarray) -> None:
         """Compare what some rows lie in with its checksums. Raises UserError if it differs.

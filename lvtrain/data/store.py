@@ -9,6 +9,7 @@ or absent. The rows of a split are numbered from 0, shortest first, then in the 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
-from lvtrain.data.checksums import sha256
+from lvtrain.data.cache import Cache, default_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
-from lvtrain.data.shards import Shard, check_hash
+from lvtrain.data.location import is_file, read_bytes, uri_of
+from lvtrain.data.shards import Shard, ShardInfo, check_hash
 from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
 from lvtrain.data.words import spans
 from lvtrain.errors import UserError, nearest
@@ -34,7 +36,7 @@ RESIDENT_BYTES: Final = 16 << 20
 class Split:
     """The rows of one split. Nothing of them is held in memory but the maps of their files."""
 
-    def __init__(self, root: Path, name: str, info: StoreInfo) -> None:
+    def __init__(self, root: Path, name: str, info: StoreInfo, cache: Cache | None = None) -> None:
         self.name = name
         self.info = info.splits[name]
         self.vocab_size = info.vocab_size
@@ -44,6 +46,7 @@ class Split:
         self.tokens = self.info.tokens
         self._target_vocab_size = info.target_vocab_size or 0
         self._root = root
+        self._cache = cache
         self._layout = info.layout
         shards = self.info.shards
         self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
@@ -182,10 +185,15 @@ class Split:
                     shard.release()
 
     def _shard(self, number: int) -> Shard:
-        if number not in self._open:
+        shard = self._open.get(number)
+        if shard is None:
             info = self.info.shards[number]
-            self._open[number] = Shard.open(self._root / info.file, info, self._layout)
-        return self._open[number]
+            if self._cache is not None:
+                # What the cache has let go is let go here too, lest it should stay on the disk.
+                self._open = {i: one for i, one in self._open.items() if one.path.exists()}
+            path = _local(self._root, info, self._cache)
+            shard = self._open[number] = Shard.open(path, info, self._layout)
+        return shard
 
     def _check(self, ids: np.ndarray, vocab_size: int, number: int) -> None:
         if ids.size and (found := int(ids.max())) >= vocab_size:
@@ -198,21 +206,33 @@ class Split:
 class Store:
     """A prepared corpus: its splits, its tokenisers and what is known of it."""
 
-    def __init__(self, path: Path, info: StoreInfo, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, path: Path, info: StoreInfo, tokenizer: Tokenizer, cache: Cache | None = None
+    ) -> None:
         self.path = path
         self.info = info
         self.tokenizer = tokenizer
+        self._cache = cache
 
     @classmethod
-    def open(cls, path: Path | str, verify: Verify = "auto") -> Self:
+    def open(cls, path: Path | str, verify: Verify = "auto", cache: Cache | None = None) -> Self:
         """Open a store. Raises UserError, naming the file, if it is not whole.
 
         `verify="size"` checks the size, the columns and the number of rows of every shard;
         `"full"` its SHA-256 too; `"auto"` is "full" for stores that are quickly hashed. What is
         read of the others is compared with its checksums when it is read for the first time.
+
+        The shards of a store at a URI are fetched, and verified, as they are needed; `cache` is
+        where they are kept, by default in a folder of the user's.
         """
         path = Path(path)
         info = _read_index(path)
+        if uri_of(path) is not None:
+            cache = cache or Cache(default_folder())
+            store = cls(path, info, _read_tokenizer(path, info, TOKENIZER), cache)
+            if verify == "full":
+                store.verify()
+            return store
         store = cls(path, info, _read_tokenizer(path, info, TOKENIZER))
         if verify == "full" or (verify == "auto" and store.bytes <= HASHED_BYTES):
             store.verify()
@@ -250,23 +270,29 @@ class Store:
                 f"{self.path}: no split '{name}', expected one of {', '.join(self.splits)}"
                 + nearest(name, self.splits)
             )
-        return Split(self.path, name, self.info)
+        return Split(self.path, name, self.info, self._cache)
 
     def verify(self) -> None:
         """Check the SHA-256 of every shard. Raises UserError, naming the first that differs."""
         for split in self.info.splits.values():
             for shard in split.shards:
-                check_hash(self.path / shard.file, shard)
+                check_hash(_local(self.path, shard, self._cache), shard)
+
+
+def _local(root: Path, info: ShardInfo, cache: Cache | None) -> Path:
+    """Return the file of a shard on this machine."""
+    uri = uri_of(root)
+    return root / info.file if uri is None or cache is None else cache.fetch(uri, info)
 
 
 def _read_index(path: Path) -> StoreInfo:
-    if not path.is_dir():
+    if uri_of(path) is None and not path.is_dir():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")])
         raise UserError(
             f"{path}: no such store, expected a folder that `lvtrain prepare` wrote{near}"
         )
     try:
-        return StoreInfo.from_json((path / INDEX).read_text("utf-8"))
+        return StoreInfo.from_json(read_bytes(path / INDEX).decode())
     except FileNotFoundError:
         raise UserError(
             f"{path}: not a store: no {INDEX}, expected a folder that `lvtrain prepare` wrote"
@@ -283,10 +309,11 @@ def _read_index(path: Path) -> StoreInfo:
 def _read_tokenizer(path: Path, info: StoreInfo, name: str) -> Tokenizer:
     file = path / name
     expected = info.tokenizers[name]
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"{file}: no such file, expected the tokenizer that {INDEX} names")
-    if (found := sha256(file)) != expected:
+    content = read_bytes(file)
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise UserError(
             f"{file}: corrupt tokenizer: expected SHA-256 {expected[:16]}…, found {found[:16]}…"
         )
-    return Tokenizer.load(file)
+    return Tokenizer.from_json(content.decode(), file)

@@ -150,9 +150,15 @@ class Tokenizer:
         """Read a `tokenizer.json` that `save` wrote."""
         path = Path(path)
         try:
-            model = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+            return cls.from_json(path.read_text("utf-8"), path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file, expected a tokenizer") from None
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Self:
+        """Read the content of a `tokenizer.json`, which messages call `path`."""
+        try:
+            model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare exceptions of its parser
             raise UserError(f"{path}: not a tokenizer: {_one_line(error)}") from None
         if [model.id_to_token(i) for i in range(len(SPECIALS))] != list(SPECIALS):

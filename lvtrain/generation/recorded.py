@@ -14,6 +14,7 @@ import torch
 
 from lvtrain.config import RunConfig, check, from_json
 from lvtrain.data.checksums import sha256
+from lvtrain.data.location import uri_of
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
@@ -93,7 +94,7 @@ def open_store(
 
     Raises UserError where it is not there, or has not the vocabulary of `tokenizer`.
     """
-    if data is None and not config.store.is_dir():
+    if data is None and uri_of(config.store) is None and not config.store.is_dir():
         raise UserError(
             f"{config.store}: the store that the run was trained on is not there; --data STORE "
             "says where one is"

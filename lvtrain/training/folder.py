@@ -20,6 +20,7 @@ from typing import Any, Literal
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
 from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TOKENIZER
+from lvtrain.data.location import read_bytes
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint, replace_file
@@ -130,7 +131,7 @@ def recorded(out: Path, config: RunConfig, *, new: bool) -> Iterator[None]:
     try:
         replace_file(out / CONFIG, json.dumps(to_json(config), indent=2).encode())
         if not (out / TOKENIZER).exists():
-            replace_file(out / TOKENIZER, (config.store / TOKENIZER).read_bytes())
+            replace_file(out / TOKENIZER, read_bytes(config.store / TOKENIZER))
         yield
     except BaseException:
         if new:

@@ -231,3 +231,30 @@ def test_what_is_read_at_a_step_stays_what_it_was(tmp_path: Path) -> None:
     prepare_sentences([f"w{i}" for i in range(10)], config=config, out=tmp_path / "store")
     rows = Batches(Store.open(tmp_path / "store").split("train"), batch_size=5, seed=0)
     assert epoch_rows(rows, 0) == [3, 4, 7, 1, 2, 8, 5, 9, 6, 0]
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_reading_ahead_changes_no_batch(split: Split, by_length: bool) -> None:
+    plain = Batches(split, batch_size=5, seed=4, by_length=by_length)
+    ahead = Batches(split, batch_size=5, seed=4, by_length=by_length, prefetch=True)
+    order = [*range(150), 3, 4, 90, *range(91, 130), 20]
+    assert all(same(plain.at(i), ahead.at(i)) for i in order)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_it_is_read(split: Split) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(split, name)
+
+        def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if (rows == broken).any():
+                raise UserError("corrupt shard")
+            return split.padded(rows)
+
+    whole = Batches(split, batch_size=5, seed=4)
+    broken = whole.at(40).rows[0]
+    ahead = Batches(Broken(), batch_size=5, seed=4, prefetch=True)  # type: ignore[arg-type]
+    assert all(same(whole.at(i), ahead.at(i)) for i in range(16))
+    with pytest.raises(UserError, match="corrupt shard"):
+        for i in range(16, 48):
+            ahead.at(i)

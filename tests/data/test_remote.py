@@ -1,0 +1,118 @@
+"""Stores at a URI: what is read of them, what is kept of them, and for how long."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lvtrain.cli import run
+from lvtrain.data import shards
+from lvtrain.data.batches import Batches
+from lvtrain.data.cache import Cache
+from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
+from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.data.store import Store
+from lvtrain.errors import UserError
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 400)
+    lines = [" ".join(["a", "b", "c", "d"][: i % 4 + 1]) for i in range(300)]
+    prepare_sentences(lines, config=PrepareConfig(valid_fraction=0), out=tmp_path / "store")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def memory(local: Path) -> str:
+    """The store on a file system of fsspec's."""
+    import fsspec
+
+    uri = f"memory://{uuid.uuid4()}/store"
+    fsspec.filesystem("memory").put(str(local), uri.removeprefix("memory:/"), recursive=True)
+    return uri
+
+
+def test_a_path_keeps_its_uri() -> None:
+    for uri in ("s3://bucket/a/b", "hdfs://host:9000/a", "file:///tmp/a", "memory://a"):
+        assert uri_of(uri) == uri_of(Path(uri)) == uri_of(f"{uri}/") == uri
+        assert absolute(Path(uri)) == Path(uri)
+    for path in ("/tmp/a", "a/b", "C:/a", "a:b"):
+        assert uri_of(path) is None
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_store_at_a_uri_reads_as_a_folder_does(
+    local: Path, memory: str, tmp_path: Path, kind: str
+) -> None:
+    uri = f"file://{local}" if kind == "file" else memory
+    cache = Cache(tmp_path / "cache")
+    there, here = Store.open(uri, cache=cache), Store.open(local)
+    assert not cache.folder.exists(), "nothing is fetched before it is read"
+    assert there.info == here.info
+    assert is_file(Path(uri) / "store.json")
+    assert read_bytes(Path(uri) / "store.json") == (local / "store.json").read_bytes()
+    for store in (there, Store.open(Path(uri), verify="full", cache=cache)):
+        batches = [Batches(s.split("train"), batch_size=7, seed=1) for s in (store, here)]
+        for i in range(80):
+            one, other = (b.at(i) for b in batches)
+            assert (one.tokens == other.tokens).all()
+    kept = sorted(path.stat().st_size for path in cache.folder.iterdir())
+    assert kept == sorted(shard.bytes for shard in here.info.splits["train"].shards)
+
+
+def test_the_cache_keeps_to_its_limit_and_shards_come_again(
+    local: Path, memory: str, tmp_path: Path
+) -> None:
+    here = Store.open(local)
+    size = max(shard.bytes for shard in here.info.splits["train"].shards)
+    cache = Cache(tmp_path / "cache", 3 * size)
+    split, other = Store.open(memory, cache=cache).split("train"), here.split("train")
+    chooser = np.random.default_rng(0)
+    for _ in range(30):
+        rows = chooser.integers(0, other.rows, 5)
+        assert (split.gather(rows)[0] == other.gather(rows)[0]).all()
+        assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= 3 * size
+        assert len(split._open) <= 4
+
+
+def test_what_is_damaged_there_is_not_kept(local: Path, tmp_path: Path) -> None:
+    (victim, *_) = sorted((local / "train").iterdir())
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    cache = Cache(tmp_path / "cache")
+    store = Store.open(f"file://{local}", cache=cache)
+    with pytest.raises(UserError, match="len-0001-00000.arrow: corrupt shard: expected SHA-256"):
+        store.split("train").gather(np.arange(1))
+    assert list(cache.folder.iterdir()) == []
+    victim.unlink()
+    with pytest.raises(UserError, match="len-0001-00000.arrow: missing shard"):
+        store.split("train").gather(np.arange(1))
+
+
+def test_a_copy_that_was_damaged_here_is_not_read(local: Path, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(300))
+    for path in cache.folder.iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="corrupt shard"):
+        Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(1))
+
+
+def test_inspect_takes_a_uri(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert run(["inspect", f"file://{local}", "--verify"]) == 0
+    assert Store.open(local).digest in capsys.readouterr().out
+    assert run(["inspect", f"file://{local}x"]) == 2
+    assert "not a store: no store.json" in capsys.readouterr().err
+    shutil.rmtree(local / "train")
+    assert run(["inspect", f"file://{local}"]) == 0
