@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +14,7 @@ import tyro
 
 from lvtrain.commands.parse import parse
 from lvtrain.data.prepare_config import PrepareConfig
+from lvtrain.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,9 @@ class PrepareArguments:
     out: Path
     """The store to write."""
     config: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
+    ray: str = ""
+    """Have a Ray cluster do the work: its HOST:PORT, auto or local. Files and store must be where
+    every node finds them."""
     json: bool = False
     """Print the store's figures as one JSON object."""
 
@@ -36,16 +43,20 @@ def run(argv: list[str]) -> int:
 
     _check_given(arguments.config, argv)
     config = replace(arguments.config, files=arguments.files)
-    with shown() as progress:
-        info = prepare(config, arguments.out, progress)
+    with ExitStack() as stack:
+        workers = None
+        if arguments.ray:
+            if find_spec("ray") is None:
+                raise UserError("ray is not installed: pip install 'lvtrain[cluster]'")
+            cluster = import_module("lvtrain.cluster.prepare")
+            workers = stack.enter_context(cluster.ray_tasks(arguments.ray))
+        info = prepare(config, arguments.out, stack.enter_context(shown()), workers)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
 
 
 def _check_given(config: PrepareConfig, argv: list[str]) -> None:
     """Raise UserError for a flag of files without any, which would count as not given."""
-    from lvtrain.errors import UserError
-
     for field_ in fields(config):
         flag = f"--{field_.name.replace('_', '-')}"
         if flag in argv and getattr(config, field_.name) == ():

@@ -30,6 +30,8 @@ class EvaluateConfig:
     """Draws of z a sentence for a VAE's likelihood."""
     split: str = ""
     """Split to measure on; by default test, or valid if there is no test."""
+    sentences: Count = 100_000
+    """Most sentences of that split to read, drawn by the seed: the same for every system."""
     seed: Natural = 0
     """Of samples and choices of sentences."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

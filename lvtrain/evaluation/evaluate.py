@@ -143,7 +143,7 @@ def evaluate(
     train, test = store.split("train"), store.split(name)
     if not test.rows:
         raise UserError(f"{store.path}: split '{name}' has no sentences")
-    texts = model.tokenizer.decode_batch(read(test, seed=config.seed))
+    texts = model.tokenizer.decode_batch(read(test, config.sentences, config.seed))
     count = min(config.samples, train.rows)
     system = model.system
 

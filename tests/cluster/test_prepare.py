@@ -1,0 +1,57 @@
+"""The stages of `prepare` as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lvtrain.cli import run
+from lvtrain.cluster.prepare import RayTasks
+from lvtrain.data import sources
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.data.workers import Here
+from lvtrain.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sources, "PART_BYTES", 15_000)
+    path = tmp_path / "corpus.txt"
+    path.write_text("".join(f"{line}\n" for line in Grammar().sample(1500, seed=2)))
+    return path
+
+
+def digests(store: Path) -> dict[str, bytes]:
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+def test_the_store_is_that_of_one_process(corpus: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(files=(str(corpus),), deduplicate="exact")
+    prepare(config, tmp_path / "here", workers=Here())
+    words = []
+    prepare(config, tmp_path / "there", lambda *said: words.append(said[3]), RayTasks())
+    assert max(words) > 5000
+    assert digests(tmp_path / "here") == digests(tmp_path / "there")
+
+
+def test_a_mistake_is_one_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b"\xff\n")
+    command = ["prepare", str(corpus), "--out", str(tmp_path / "store"), "--ray", "auto"]
+    assert run(command) == 2
+    assert capsys.readouterr().err == (
+        f"lvtrain: error: {corpus}: not UTF-8: line 1501, byte 1 is 0xff\n"
+    )
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(UserError, match="expected words"):
+        RayTasks().run(_fail, [1, 2, 3], lambda read, words: None)
+
+
+def _fail(task: int, advance: object) -> None:
+    raise UserError("expected words, found none")
