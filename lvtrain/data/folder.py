@@ -104,6 +104,8 @@ def _lock(file: TextIO, out: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"{out}: another process is writing it") from None
+    except OSError:
+        pass  # a file system without locks
 
 
 def _keep_only(folder: Path, key: str) -> None:

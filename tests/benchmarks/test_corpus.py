@@ -1,0 +1,90 @@
+"""The table of billion-word corpora, at a million words."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import corpus, corpus_peers
+from benchmarks.corpus import Memory
+from benchmarks.data import measure
+
+WORDS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def options() -> argparse.Namespace:
+    return argparse.Namespace(
+        processes=2, seconds=0.2, kills=2, damages=10, peers=None, train_steps=0, preset="tiny"
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, options: argparse.Namespace) -> Path:
+    """A folder with the text and the store of a million words."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for stage in (corpus.generate, corpus.prepare):
+        figures = stage(folder, WORDS, options)
+        (folder / f"{stage.__name__}.json").write_text(json.dumps(figures))
+    return folder
+
+
+def figures(work: Path, stage: str) -> dict[str, float]:
+    return json.loads((work / f"{stage}.json").read_text())
+
+
+def test_text_and_store_have_the_words_asked_for(work: Path) -> None:
+    text = sum(len(path.read_text().split()) for path in (work / "text").iterdir())
+    assert text == pytest.approx(WORDS, rel=0.01)
+    made = figures(work, "prepare")
+    assert made["words"] == text
+    assert made["bytes_per_token"] <= 2.2
+    assert made["peak_memory_bytes"] < 1 << 30
+
+
+def test_it_reads_as_fast_at_any_step(work: Path, options: argparse.Namespace) -> None:
+    found = measure(work / "store", options.seconds, 64, False)
+    assert found["tokens_per_second"] > 1e6
+    assert found["memory_growth_peak_bytes"]["anonymous"] < 100 << 20
+    first, later = (
+        min(corpus.first_batch(work / "store", step) for _ in range(3)) for step in (0, 10**6)
+    )
+    assert later < 5 * first + 0.1
+
+
+def test_kills_change_nothing(work: Path, options: argparse.Namespace) -> None:
+    assert corpus.kill(work, WORDS, options)["identical"]
+
+
+def test_damage_is_found(work: Path, options: argparse.Namespace) -> None:
+    found = corpus.damage(work, WORDS, options)
+    assert found["found_by_verify"] == found["found_by_reading"] == options.damages
+
+
+def test_others_make_the_same_integers(work: Path, tmp_path: Path) -> None:
+    files = list(map(str, sorted((work / "text").iterdir())))
+    few = tmp_path / "few.txt"
+    few.write_text("".join(Path(files[0]).read_text().splitlines(keepends=True)[:500]))
+    corpus_peers.binarise(tmp_path, [str(few)], 2)
+    sizes = [path.stat().st_size for path in tmp_path.glob("binarise-*.bin")]
+    assert sum(sizes) == 2 * (len(few.read_text().split()) + 500)
+
+
+def test_memory_is_that_of_a_process_and_its_children() -> None:
+    code = "import subprocess, sys; x = b'x' * 50_000_000; sys.stdin.read()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+    with Memory(process.pid, 0.01) as memory:
+        for _ in range(1000):
+            if memory.peak > 50_000_000:
+                break
+            os.sched_yield()
+            memory._end.wait(0.05)
+    assert memory.peak > 50_000_000
+    process.communicate()
