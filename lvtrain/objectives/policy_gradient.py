@@ -11,14 +11,16 @@ roll-outs of y_{<t} give the best that is to be had for nothing, the value of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from lvtrain.config import Natural, Share
+from lvtrain.data.tokenizer import PAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,9 @@ class PolicyConfig:
     """λ: the share of the discriminator's opinion in the reward; the rest is sentence BLEU."""
     rollouts: Natural = 20
     """N: completions of each prefix."""
-    credit: Literal["prefix", "sentence"] = "prefix"
-    """Rewards of words: of each prefix, by its roll-outs, or that of the sentence for all."""
+    credit: Literal["auto", "prefix", "sentence"] = "auto"
+    """Rewards of words: of each prefix, by its roll-outs (auto), or that of the sentence for all
+    (auto, for wu's discriminator)."""
     baseline: Literal["value", "constant"] = "value"
     """Taken from a word's reward: the value of the prefix before it, or nothing but `offset`."""
     offset: Share = 0.5
@@ -38,7 +41,7 @@ class PolicyConfig:
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""
-        if not self.rollouts and (self.credit == "prefix" or self.baseline == "value"):
+        if not self.rollouts and (self.credit != "sentence" or self.baseline == "value"):
             return (
                 "--rollouts 0: expected 1 or more, or --credit sentence --baseline constant, which "
                 "need none"
@@ -48,7 +51,7 @@ class PolicyConfig:
     def prefixes(self, width: int) -> range:
         """Which prefixes of translations of at most `width` words are completed, by their words."""
         start = 0 if self.baseline == "value" else 1
-        stop = width if self.credit == "prefix" else 1
+        stop = 1 if self.credit == "sentence" else width
         return range(start, max(start, stop))
 
     def reward(self, opinion: Tensor, bleu: Tensor) -> Tensor:
@@ -56,12 +59,26 @@ class PolicyConfig:
         return self.adversarial * (opinion - self.offset) + (1 - self.adversarial) * bleu
 
 
-def mean_of_rollouts(
-    scores: Float[Tensor, " M"], real: Bool[Tensor, "B P N"]
+Score = Callable[[Int64[Tensor, "M W"], Int64[Tensor, " M"]], Float[Tensor, " M"]]
+"""What translations are worth, each of the source whose number is given."""
+
+
+def mean_scores(
+    completions: Int[Tensor, "B P N W"], score: Score, at_once: int = 2048
 ) -> Float[Tensor, "B P"]:
-    """The mean score of each prefix's roll-outs, given those of the ones that are `real`, in order;
-    0 for a prefix without any."""
-    return torch.zeros_like(real, dtype=scores.dtype).masked_scatter(real, scores).mean(2)
+    """The mean score of each prefix's roll-outs; 0 for a prefix without any.
+
+    Roll-outs of a source that came to the same translation are scored once, `at_once` at a time.
+    """
+    real = completions.ne(PAD).any(-1)
+    own = real.nonzero()[:, :1]
+    targets = torch.cat([own, completions[real]], dim=1)
+    different, inverse = targets.unique(dim=0, return_inverse=True)
+    parts = different.split(at_once)
+    scores = torch.cat([score(part[:, 1:], part[:, 0]) for part in parts if len(part)] or
+                       [torch.zeros(0, device=real.device)])  # fmt: skip
+    means = torch.zeros(real.shape, dtype=scores.dtype, device=real.device)
+    return means.masked_scatter(real, scores[inverse]).mean(2)
 
 
 def advantages(
@@ -80,8 +97,8 @@ def advantages(
     worth = final.new_zeros(len(final), width + 1)
     worth[:, prefixes.start : prefixes.stop] = values
     worth = torch.where(place == lengths[:, None], final[:, None], worth)
-    after = worth[:, 1:] if config.credit == "prefix" else final[:, None]
-    before = worth[:, :-1] if config.credit == "prefix" else worth[:, :1]
+    whole = config.credit == "sentence"
+    after, before = (final[:, None], worth[:, :1]) if whole else (worth[:, 1:], worth[:, :-1])
     if config.baseline == "constant":
         before = torch.zeros_like(before)
     return (after - before).expand(-1, width).masked_fill(place[:-1] >= lengths[:, None], 0.0)

@@ -31,7 +31,7 @@ MOST_SAMPLERS = 8192
 part is taken after the other."""
 
 
-class Rows(Protocol):
+class Selectable(Protocol):
     """Something that has a part for each row of a batch."""
 
     def select(self, rows: Int64[Tensor, " K"]) -> Self:
@@ -79,7 +79,7 @@ def real_lengths(tokens: Int[Tensor, "*B W"]) -> Int64[Tensor, " *B"]:
 @torch.no_grad()
 def sample(
     translator: Stepping,
-    memory: Rows,
+    memory: Selectable,
     rows: int,
     width: int,
     prefixes: range,
@@ -134,7 +134,7 @@ class _Samplers:
 
 def _walk(
     translator: Stepping,
-    memory: Rows,
+    memory: Selectable,
     uniform: Tensor,
     written: Tensor,
     prefixes: range,

@@ -15,7 +15,7 @@ from lvtrain.modules.discriminator import ConvolutionalDiscriminator
 from lvtrain.objectives.policy_gradient import (
     PolicyConfig,
     advantages,
-    mean_of_rollouts,
+    mean_scores,
     policy_loss,
 )
 from lvtrain.objectives.rollouts import real_lengths, sample
@@ -68,6 +68,23 @@ def translations() -> Tensor:
     return torch.tensor([[*row, *[PAD] * (WIDTH - len(row))] for row in found])
 
 
+def played(
+    translator: SmallTranslator,
+    discriminator: ConvolutionalDiscriminator,
+    config: PolicyConfig,
+    rows: int,
+) -> tuple[Tensor, Tensor]:
+    """Samples of the source, and what is due to their words."""
+    memory = translator.encode(SOURCE, torch.tensor([3]))
+    memory = memory.select(torch.zeros(rows, dtype=torch.long))
+    prefixes = config.prefixes(WIDTH)
+    found = sample(translator, memory, rows, WIDTH, prefixes, config.rollouts, Key(seed=0, step=0))
+    values = mean_scores(found.completions, lambda t, of: rewarded(discriminator, t, config))
+    final = rewarded(discriminator, found.tokens, config)
+    due = advantages(values, prefixes, final, found.lengths, WIDTH, config)
+    return translator.nll(memory, found.tokens), due
+
+
 def gradient(loss: Tensor, translator: SmallTranslator) -> Tensor:
     parameters = list(translator.parameters())
     found = torch.autograd.grad(loss, parameters)
@@ -98,16 +115,7 @@ def test_the_gradient_agrees_with_the_exact_one(
     assert probability.sum().item() == pytest.approx(1.0, abs=1e-5)
     exact = gradient(-(probability * rewarded(discriminator, everything, config)).sum(), translator)
 
-    rows = 8192
-    memory = translator.encode(SOURCE, lengths).select(torch.zeros(rows, dtype=torch.long))
-    prefixes = config.prefixes(WIDTH)
-    found = sample(translator, memory, rows, WIDTH, prefixes, config.rollouts, Key(seed=0, step=0))
-    real = found.completions.ne(PAD).any(-1)
-    scores = rewarded(discriminator, found.completions[real], config)
-    values = mean_of_rollouts(scores, real)
-    final = rewarded(discriminator, found.tokens, config)
-    advantage = advantages(values, prefixes, final, found.lengths, WIDTH, config)
-    estimate = gradient(policy_loss(translator.nll(memory, found.tokens), advantage), translator)
+    estimate = gradient(policy_loss(*played(translator, discriminator, config, 8192)), translator)
     assert torch.cosine_similarity(estimate, exact, dim=0) > 0.99
     assert 0.9 < estimate.norm() / exact.norm() < 1.1
 
@@ -115,18 +123,11 @@ def test_the_gradient_agrees_with_the_exact_one(
 def test_the_value_of_the_prefix_before_takes_away_most_of_the_variance(
     translator: SmallTranslator, discriminator: ConvolutionalDiscriminator
 ) -> None:
-    rows, spread = 4096, {}
+    spread = {}
     for baseline in ("value", "constant"):
         config = PolicyConfig(rollouts=16, baseline=baseline, adversarial=0.5)
-        memory = translator.encode(SOURCE, torch.tensor([3]))
-        memory = memory.select(torch.zeros(rows, dtype=torch.long))
-        prefixes = config.prefixes(WIDTH)
-        found = sample(translator, memory, rows, WIDTH, prefixes, 16, Key(seed=0, step=0))
-        real = found.completions.ne(PAD).any(-1)
-        values = mean_of_rollouts(rewarded(discriminator, found.completions[real], config), real)
-        final = rewarded(discriminator, found.tokens, config)
-        advantage = advantages(values, prefixes, final, found.lengths, WIDTH, config)
-        spread[baseline] = advantage.square().mean().item()
+        _, due = played(translator, discriminator, config, 4096)
+        spread[baseline] = due.square().mean().item()
     assert spread["value"] < 0.5 * spread["constant"]
 
 
@@ -140,6 +141,23 @@ def test_words_are_due_what_their_prefix_adds() -> None:
     torch.testing.assert_close(found, expected)
     # Whatever the shares, they add up to what the sentence is worth beyond what was expected.
     torch.testing.assert_close(found.sum(1), final - values[:, 0])
+
+
+def test_rollouts_are_scored_by_the_source_they_are_of() -> None:
+    completions = torch.tensor(
+        [[[[5, 2], [5, 2]], [[0, 0], [0, 0]]], [[[5, 2], [6, 2]], [[6, 5], [6, 2]]]]
+    )
+    seen = []
+
+    def score(targets: Tensor, of: Tensor) -> Tensor:
+        seen.extend(zip(of.tolist(), targets[:, 0].tolist(), strict=True))
+        return 100.0 * of + targets[:, 0]
+
+    found = mean_scores(completions, score, at_once=2)
+    assert found.tolist() == [[5.0, 0.0], [105.5, 106.0]]
+    # Once each, though some came twice: [6, 5] and [6, 2] are two.
+    assert sorted(seen) == [(0, 5), (1, 5), (1, 6), (1, 6)]
+    assert mean_scores(completions[:, :0], score).shape == (2, 0)
 
 
 def test_rollouts_that_are_needed_cannot_be_none() -> None:
