@@ -92,20 +92,20 @@ def sample(
     A translation without an end after `width` words is cut. Prefix 0 is the empty one: its
     roll-outs are samples like the first.
     """
+    uniform = key.fold("sample").uniform(rows, 1, width, device=device)
+    tokens = torch.full((rows, 1, width), PAD, device=device)
+    _walk(translator, memory, uniform, tokens, range(0), 0)
     places = 1 + count * len(prefixes)
-    uniform = key.uniform(rows, places, width, device=device)
     written = torch.full((rows, places, width), PAD, device=device)
-    part = max(1, MOST_SAMPLERS // places)
-    for own in torch.arange(rows, device=device).split(part):
-        whole = len(own) == rows
-        _walk(
-            translator,
-            memory if whole else memory.select(own),
-            uniform[own[0] : own[-1] + 1],
-            written[own[0] : own[-1] + 1],
-            prefixes,
-            count,
-        )
+    written[:, :1] = tokens
+    if places > 1:
+        # Another pass: a sample must not depend, by a rounding, on whether it is rolled out.
+        others = key.fold("roll-outs").uniform(rows, places - 1, width, device=device)
+        uniform = torch.cat([uniform, others], dim=1)
+        for own in torch.arange(rows, device=device).split(max(1, MOST_SAMPLERS // places)):
+            part = slice(int(own[0]), int(own[-1]) + 1)
+            known = memory if len(own) == rows else memory.select(own)
+            _walk(translator, known, uniform[part], written[part], prefixes, count)
     completions = written[:, 1:].reshape(rows, len(prefixes), count, width)
     return Sampled(written[:, 0], prefixes, completions)
 
@@ -140,7 +140,8 @@ def _walk(
     prefixes: range,
     count: int,
 ) -> None:
-    """Sample translations into `written` [B, 1 + P N, W], by the numbers in `uniform`."""
+    """Sample translations into `written` [B, 1 + P N, W], by the numbers in `uniform`; those of the
+    first place are followed where they stand there already."""
     sentences, _, width = uniform.shape
     all_sentences = torch.arange(sentences, device=uniform.device)
     samplers = _Samplers(all_sentences, torch.zeros_like(all_sentences), all_sentences)
@@ -155,6 +156,8 @@ def _walk(
     for time in range(width):
         logits, state = translator.step(known, state, tokens)
         drawn = _draw(logits, samplers.row, uniform[samplers.sentence, samplers.place, time])
+        there = written[samplers.sentence, samplers.place, time]
+        drawn = torch.where(there == PAD, drawn, there)
         written[samplers.sentence, samplers.place, time] = drawn
         going = drawn != EOS
         samplers, drawn = samplers.chosen(going), drawn[going]

@@ -60,7 +60,8 @@ def test_every_sampler_draws_what_it_would_draw_alone(
     found = sample(
         translator, translator.encode(tokens, lengths), ROWS, WIDTH, prefixes, COUNT, KEY
     )
-    draws = KEY.uniform(ROWS, 1 + COUNT * len(prefixes), WIDTH)
+    draws = KEY.fold("sample").uniform(ROWS, 1, WIDTH)
+    others = KEY.fold("roll-outs").uniform(ROWS, COUNT * len(prefixes), WIDTH)
     assert found.completions.shape == (ROWS, len(prefixes), COUNT, WIDTH)
     for row in range(ROWS):
         expected = one_by_one(translator, tokens[row], [], draws[row, 0])
@@ -73,7 +74,7 @@ def test_every_sampler_draws_what_it_would_draw_alone(
                     assert completion == [PAD] * WIDTH
                     continue
                 alone = one_by_one(
-                    translator, tokens[row], expected[:prefix], draws[row, 1 + COUNT * p + n]
+                    translator, tokens[row], expected[:prefix], others[row, COUNT * p + n]
                 )
                 assert completion == alone + [PAD] * (WIDTH - len(alone))
 
