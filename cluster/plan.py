@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -16,6 +16,7 @@ from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.group import bundles, shortfall
 from lvtrain.config import RunConfig
 from lvtrain.model import build
+from lvtrain.systems import DecodingSystem
 from lvtrain.training.game import Game
 
 BYTES = 4
@@ -82,9 +83,9 @@ def messages(config: RunConfig, game: Game) -> Messages:
         system = build(config)
     sizes = {name: _bytes(part) for name, part in system.parts.items()}
     model = sum(sizes[name] for name in game.model.engines)
-    code = system.decoder.code * BYTES
     if game.adversary is None:
-        return Messages(code=code, proposals=0, answers=0, model=(model,), critic=(), generator=())
+        return Messages(code=0, proposals=0, answers=0, model=(model,), critic=(), generator=())
+    code = cast(DecodingSystem, system).decoder.code * BYTES
     rounds, alternating = game.adversary.rounds, game.schedule == "alternating"
     critic = [sizes[name] for name in game.adversary.engines if name != "generator"]
     generator = system.parts.get("generator")

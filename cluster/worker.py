@@ -226,8 +226,9 @@ class AutoencoderWorker(Worker):
         self._validate = None
         if seat.rank == 0 and settings.validate_every and "valid" in store.splits:
             self._validate = validation(
-                self.system, self.config, store.split("valid"), store.tokenizer
-            )
+                self.system, self.config, store.split("valid"), store.tokenizer,
+                store.target_tokenizer,
+            )  # fmt: skip
 
     def propose(self, index: int, key: Key) -> Any:
         with self._doing("propose", key):

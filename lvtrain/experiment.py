@@ -17,7 +17,7 @@ from torch import nn
 
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
-from lvtrain.data.info import TOKENIZER
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
@@ -93,6 +93,8 @@ def configure(
     if train_config.precision == "tf32" and device.type != "cuda":
         raise UserError(f"--precision tf32: expected a GPU, whose format it is; found {device}")
     store = Store.open(data)
+    if parallel := entry(system).parallel:
+        _check_parallel(store, model)
     return RunConfig(
         system=system,
         model=model,
@@ -106,8 +108,25 @@ def configure(
         tokenizer_digest=store.info.tokenizers[TOKENIZER],
         vocab_size=store.tokenizer.vocab_size,
         max_words=store.split("train").max_length,
+        target_vocab_size=(store.info.target_vocab_size or 0) if parallel else 0,
+        target_tokenizer_digest=store.info.tokenizers[TARGET_TOKENIZER] if parallel else "",
         preset=preset,
     )
+
+
+def _check_parallel(store: Store, model: Any) -> None:
+    """Raise UserError for a store that a system of pairs cannot learn from."""
+    if store.info.target_vocab_size is None:
+        raise UserError(
+            f"{store.path}: expected a store with a parallel side, found one without: "
+            "lvtrain prepare SOURCE --target TARGET makes one"
+        )
+    kinds = {store.info.tokenizers[name] for name in (TOKENIZER, TARGET_TOKENIZER)}
+    if model.one_vocabulary and len(kinds) > 1:
+        raise UserError(
+            f"--tied all: {store.path}: expected one vocabulary for both sides, found two: "
+            "lvtrain prepare --shared-vocabulary makes one"
+        )
 
 
 def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome:
@@ -143,7 +162,9 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
     game = _game(system, settings)
     judge = None
     if settings.validate_every and "valid" in store.splits:
-        judge = validation(system, config, store.split("valid"), store.tokenizer)
+        judge = validation(
+            system, config, store.split("valid"), store.tokenizer, store.target_tokenizer
+        )
     if found:
         restore(game.engines, found)
     with logged(config, out, found, new, store) as log:

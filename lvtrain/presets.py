@@ -13,6 +13,7 @@ from lvtrain.objectives.divergence import KLConfig
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig
+from lvtrain.systems.seq2seq import Seq2SeqConfig
 from lvtrain.systems.vae import VAEConfig
 
 
@@ -83,6 +84,36 @@ TINY = ARAEConfig(
     answer_scale=0.01,
 )
 
+# Small and much regularised: of Transformers on Multi30k Wu et al. 2021 (arXiv 2105.14462) find the
+# smallest best.
+MULTI30K = Seq2SeqConfig(
+    embedding=256,
+    hidden=512,
+    dropout=0.4,
+    tied="all",
+    optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), clip=1.0, warmup=200, decay=0.6),
+)
+MULTI30K_TRANSFORMER = Seq2SeqConfig(
+    architecture="transformer",
+    embedding=256,
+    hidden=512,
+    layers=3,
+    dropout=0.3,
+    tied="all",
+    optimizer=OptimizerConfig(
+        lr=1.5e-3, betas=(0.9, 0.98), clip=1.0, warmup=1_000, inverse_sqrt=True, decay=0.2
+    ),
+)
+_MULTI30K = TrainConfig(
+    steps=12_000,
+    batch_size=128,
+    by_length=True,
+    precision="bf16",
+    validate_every=500,
+    checkpoint_every=250,
+    keep=8,
+)
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "arae": {
         "default": Preset("the model of arae-snli for a first look: 10,000 steps",
@@ -114,6 +145,22 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 kl=KLConfig(anneal_steps=1_000, free_bits=0.1),
                 optimizer=_TINY_ADAM,
             ),
+            _TINY,
+        ),
+    },
+    "seq2seq": {
+        "default": Preset("RNNSearch, 512 units, Adam", Seq2SeqConfig(), TrainConfig()),
+        "multi30k": Preset("RNNSearch for 29,000 pairs of sentences", MULTI30K, _MULTI30K),
+        "multi30k-transformer": Preset(
+            "a Transformer for 29,000 pairs of sentences", MULTI30K_TRANSFORMER, _MULTI30K
+        ),
+        "tiny": Preset("RNNSearch on the embedded grammar: minutes on two cores",
+                       Seq2SeqConfig(embedding=96, hidden=128, dropout=0.1, optimizer=_TINY_ADAM),
+                       _TINY),
+        "tiny-transformer": Preset(
+            "a Transformer on the embedded grammar: minutes on two cores",
+            Seq2SeqConfig(architecture="transformer", embedding=96, hidden=256, layers=2,
+                          dropout=0.1, optimizer=replace(_TINY_ADAM, lr=2e-3, warmup=200)),
             _TINY,
         ),
     },
