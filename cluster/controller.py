@@ -155,7 +155,7 @@ def check(config: RunConfig, cluster: ClusterConfig) -> None:
         for setting, wrong in (("norm", "batch"), ("lipschitz.per_sample", False)):
             found = critic
             for name in setting.split("."):
-                found = getattr(found, name)
+                found = getattr(found, name, None)
             if found == wrong:
                 raise UserError(
                     f"--critic.{setting.replace('_', '-')} {found}: couples the rows of a batch, "

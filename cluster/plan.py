@@ -64,7 +64,7 @@ class Messages:
     """
 
     code: int
-    """Bytes of a row of codes, or of the answer to it."""
+    """Bytes of a row of codes, or of the answer to it; 0 of translations, whose lengths differ."""
     proposals: int
     """Batches of codes that the model hands over."""
     answers: int
@@ -85,7 +85,9 @@ def messages(config: RunConfig, game: Game) -> Messages:
     model = sum(sizes[name] for name in game.model.engines)
     if game.adversary is None:
         return Messages(code=0, proposals=0, answers=0, model=(model,), critic=(), generator=())
-    code = cast(DecodingSystem, system).decoder.code * BYTES
+    code = 0
+    if hasattr(system, "decoder"):
+        code = cast(DecodingSystem, system).decoder.code * BYTES
     rounds, alternating = game.adversary.rounds, game.schedule == "alternating"
     critic = [sizes[name] for name in game.adversary.engines if name != "generator"]
     generator = system.parts.get("generator")
@@ -107,8 +109,8 @@ def traffic(config: RunConfig, cluster: ClusterConfig, game: Game) -> dict[str, 
     sent = messages(config, game)
     codes = config.train.batch_size * sent.code
     adversary = sum((*sent.critic, *sent.generator))
-    return {
-        "bytes_exchanged": (sent.proposals + sent.answers) * codes,
+    exchanged = {"bytes_exchanged": (sent.proposals + sent.answers) * codes} if codes else {}
+    return exchanged | {
         "bytes_reduced_a_worker": ring(cluster.workers, sum(sent.model)),
         "bytes_reduced_an_adversary": ring(cluster.adversaries, adversary),
     }

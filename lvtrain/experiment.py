@@ -21,7 +21,8 @@ from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
-from lvtrain.model import build
+from lvtrain.generation.recorded import read_config
+from lvtrain.model import begin, build
 from lvtrain.presets import preset as named_preset
 from lvtrain.systems import System, entry
 from lvtrain.training.accumulate import accumulating
@@ -76,6 +77,8 @@ def configure(
     kind, _ = entry(system).load()
     if not isinstance(model, kind):
         raise UserError(f"model: expected {kind.__name__}, found {type(model).__name__}")
+    if start := getattr(model, "start", None):
+        model = replace(cast(Any, model), start=start.resolve())
     check(model)
     check(train_config)
     smallest = getattr(model, "smallest_batch", 1)
@@ -129,6 +132,20 @@ def _check_parallel(store: Store, model: Any) -> None:
         )
 
 
+def starting_from(model: Any, run: Path) -> Any:
+    """The configuration of a system that goes on from the translator of `run`: with its shapes and
+    its regularisation, and an optimiser of its own.
+
+    Raises UserError for another system, or a folder without a translator.
+    """
+    theirs = read_config(run).model
+    theirs = getattr(theirs, "translator", theirs)
+    if not hasattr(model, "translator") or not isinstance(theirs, type(model.translator)):
+        raise UserError(f"--from {run}: expected the run of a translator to train one from it")
+    translator = replace(theirs, optimizer=model.translator.optimizer)
+    return replace(model, start=run.resolve(), translator=translator)
+
+
 def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome:
     """Train as `config` says, into `out`.
 
@@ -167,6 +184,8 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
         )
     if found:
         restore(game.engines, found)
+    else:
+        begin(system, config)
     with logged(config, out, found, new, store) as log:
         return train(on_device(game, device), batches, settings, out, log, judge, found)
 

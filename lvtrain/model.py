@@ -54,7 +54,7 @@ from lvtrain.generation.weights import check_shapes, read_tensors, replacing, wr
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
-from lvtrain.systems.seq2seq import Seq2Seq
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.training import checkpoint
 
 __all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
@@ -176,7 +176,7 @@ class Model:
             for name, tensor in module.state_dict().items()
         }
         tensors["step"] = torch.tensor(self.step)
-        if not isinstance(self.system, Seq2Seq) and not hasattr(self.system, "sample_codes"):
+        if translator_of(self.system) is None and not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -251,10 +251,10 @@ class Model:
     @property
     def translator(self) -> Translator:
         """The model as a translator; raises UserError for another system."""
-        if not isinstance(self.system, Seq2Seq):
+        if (model := translator_of(self.system)) is None:
             raise UserError(f"{self.folder}: '{self.config.system}' does not translate")
         assert self.target_tokenizer is not None
-        return Translator(self.system, self.tokenizer, self.target_tokenizer, self.config.max_words)
+        return Translator(model, self.tokenizer, self.target_tokenizer, self.config.max_words)
 
     @torch.inference_mode()
     def sample_codes(self, num: int, seed: int = 0) -> Float[Tensor, "num C"]:
@@ -355,7 +355,7 @@ class Model:
 
     @property
     def _decoding(self) -> DecodingSystem:
-        if isinstance(self.system, Seq2Seq):
+        if translator_of(self.system) is not None:
             raise UserError(
                 f"{self.folder}: a translator has no codes or sentences of its own: see "
                 "lvtrain translate"
@@ -379,3 +379,26 @@ def _averaged(folder: Path, last: checkpoint.Checkpoint, count: int) -> list[che
         )
     before = sorted(steps)[-count:-1]
     return [*(checkpoint.at(folder / CHECKPOINTS, step) for step in before), last]
+
+
+def begin(system: System, config: RunConfig) -> None:
+    """Put the system of a new run to where the run ended that it starts from, if it says one.
+
+    Raises UserError where that has no translator, of the same words and sizes.
+    """
+    start = getattr(config.model, "start", None)
+    ours = translator_of(system)
+    if start is None or ours is None:
+        return
+    found = Model.load(start)
+    theirs = translator_of(found.system)
+    if theirs is None:
+        raise UserError(f"--from {start}: expected a translator, found '{found.config.system}'")
+    for name in ("tokenizer_digest", "target_tokenizer_digest"):
+        if getattr(found.config, name) != getattr(config, name):
+            raise UserError(
+                f"--from {start}: expected the vocabularies of {config.store}, found others"
+            )
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
+    check_shapes(Path(start), theirs.state_dict(), shapes)
+    ours.load_state_dict(theirs.state_dict())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -34,7 +35,7 @@ from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem, System
 from lvtrain.systems.arae import ARAE
 from lvtrain.systems.language_model import LanguageModel
-from lvtrain.systems.seq2seq import Seq2Seq
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.vae import VAE
 
 Figures = dict[str, Any]
@@ -101,9 +102,9 @@ def validation(
         device = next(cast(nn.Module, system).parameters()).device
         batches = [batch.to(device) for batch in kept]
         with evaluating(system), torch.inference_mode():
-            if isinstance(system, Seq2Seq):
+            if (translator := translator_of(system)) is not None:
                 assert target is not None
-                return translation.validate(system, batches, texts, references, target, grammar)
+                return translation.validate(translator, batches, texts, references, target, grammar)
             if isinstance(system, LanguageModel):
                 nll = negative_log_likelihood(system, batches)
                 return {"perplexity": perplexity(nll / words)}
@@ -162,7 +163,7 @@ def evaluate(
     train, test = store.split("train"), store.split(name)
     if not test.rows:
         raise UserError(f"{store.path}: split '{name}' has no sentences")
-    if isinstance(model.system, Seq2Seq):
+    if translator_of(model.system) is not None:
         return _evaluate_translator(model, config, name, test, baseline, tell)
     if baseline is not None:
         raise UserError(f"--baseline: expected a translator to compare, found {model.folder}")
@@ -224,7 +225,9 @@ def _evaluate_translator(
     if grammar is not None:
         figures["valid"] = translation.validity(found, sources, grammar)
         if config.draws:
-            chosen = shuffled(sources, config.seed)[: config.sources]
+            # Words out of the vocabulary leave a sentence without a translation that is known.
+            known = filter(grammar.is_grammatical, shuffled(sources, config.seed))
+            chosen = list(islice(known, config.sources))
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
             drawing = replace(
                 how, sample=True, search=replace(how.search, nbest=config.draws, beam=config.draws)

@@ -5,6 +5,9 @@ translator learns can be measured: of translations drawn from it,
 
     precision   the share that are valid: the probability mass on valid translations
     coverage    the share of the valid ones that occur, a mean over sources
+
+Likelihood asks for coverage, whatever it costs in precision; a reward or a discriminator asks for
+precision, and is content with one translation.
 """
 
 from __future__ import annotations
@@ -72,13 +75,15 @@ def validity(translations: Sequence[str], sources: Sequence[str], grammar: Gramm
 def mass(
     drawn: Sequence[Sequence[str]], sources: Sequence[str], grammar: Grammar
 ) -> dict[str, float]:
-    """Precision and coverage of translations drawn for each source."""
-    precision = coverage = 0.0
+    """Precision and coverage of translations drawn for each source, all of which are grammatical;
+    and the coverage of as many draws from the truth, where all valid ones are equally likely."""
+    totals = {"precision": 0.0, "coverage": 0.0, "true_coverage": 0.0}
     for source, texts in zip(sources, drawn, strict=True):
         valid = set(grammar.translations(source))
-        precision += sum(text in valid for text in texts) / len(texts)
-        coverage += len(valid & set(texts)) / len(valid)
-    return {"precision": precision / len(sources), "coverage": coverage / len(sources)}
+        totals["precision"] += sum(text in valid for text in texts) / len(texts)
+        totals["coverage"] += len(valid & set(texts)) / len(valid)
+        totals["true_coverage"] += 1 - (1 - 1 / len(valid)) ** len(texts)
+    return {name: total / max(1, len(sources)) for name, total in totals.items()}
 
 
 def pairs_of(

@@ -180,9 +180,10 @@ def _draw(
     logits: Float[Tensor, "K V"], row: Int64[Tensor, " M"], uniform: Float[Tensor, " M"]
 ) -> Int64[Tensor, " M"]:
     """A word for each sampler from softmax of its row, by inverting the cumulated distribution."""
+    # In place from here on: there may be many rows, of a whole vocabulary each.
     logits = logits.float()
     logits[:, (PAD, BOS)] = float("-inf")
-    total = (logits - logits.amax(1, keepdim=True)).exp_().cumsum_(1)
+    total = logits.sub_(logits.amax(1, keepdim=True)).exp_().cumsum_(1)
     # The samplers of a row side by side: [K, samplers of the row that has most].
     order = row.argsort()
     counts = torch.bincount(row, minlength=len(total))

@@ -90,6 +90,9 @@ SYSTEMS = {
     "seq2seq": Entry("lvtrain.systems.seq2seq", "Seq2SeqConfig", "Seq2Seq",
                      "translation: RNNSearch (Bahdanau et al. 2015) or a Transformer",
                      parallel=True),
+    "seq2seq-gan": Entry("lvtrain.systems.seq2seq_gan", "Seq2SeqGANConfig", "Seq2SeqGAN",
+                         "translation against a discriminator (Yang et al. 2018; Wu et al. 2017)",
+                         parallel=True),
 }  # fmt: skip
 
 

@@ -221,3 +221,9 @@ class Seq2Seq(nn.Module):
         read = key.fold("whose words").uniform(rows, time, device=y.device) < share
         read[:, 0] = False  # the sentence start
         return torch.where(read, shifted(own.view(rows, time)), inputs)
+
+
+def translator_of(system: object) -> Seq2Seq | None:
+    """The translator that a system is or trains, if there is one."""
+    found = system if isinstance(system, Seq2Seq) else getattr(system, "translator", None)
+    return found if isinstance(found, Seq2Seq) else None

@@ -29,6 +29,10 @@ def test_precision_and_coverage_count_valid_translations() -> None:
     grammar = Grammar()
     source = next(s for s in grammar.sample(200, 0) if len(grammar.translations(s)) == 2)
     one, two = grammar.translations(source)
-    assert mass([[one, one, "no", two]], [source], grammar) == {"precision": 0.75, "coverage": 1.0}
-    assert mass([[one, one]], [source], grammar) == {"precision": 1.0, "coverage": 0.5}
+    assert mass([[one, one, "no", two]], [source], grammar) == {
+        "precision": 0.75, "coverage": 1.0, "true_coverage": 1 - 0.5**4
+    }  # fmt: skip
+    assert mass([[one, one]], [source], grammar) == {
+        "precision": 1.0, "coverage": 0.5, "true_coverage": 1 - 0.5**2
+    }  # fmt: skip
     assert validity([one, "no"], [source, source], grammar) == 0.5
