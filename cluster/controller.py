@@ -54,9 +54,6 @@ def carry_out(
             step = found.step if found else 0
             try:
                 return _play(config, cluster, out, storage, found, new)
-            except SystemError as error:
-                # What Ray's C makes of an exception that a signal raised within it.
-                raise error.__cause__ or error from None
             except WorkerFault as fault:
                 count_fault()
                 steps = storage.steps() if storage else checkpoint.steps(out / CHECKPOINTS)

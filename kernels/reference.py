@@ -53,21 +53,34 @@ def lstm(
 
 
 def noise(
-    seed: Int[Tensor, ""], shape: torch.Size, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Draw the standard normal noise that ``seed`` stands for; the same seed, the same noise."""
+    seed: Int[Tensor, ""],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Float[Tensor, "B Z"]:
+    """Draw rows rank, rank + world, … of the standard normal noise that ``seed`` stands for."""
     generator = torch.Generator(device=device).manual_seed(int(seed))
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+    height, width = shape
+    whole = torch.randn(height * world, width, generator=generator, dtype=dtype, device=device)
+    # A copy, where there are others: theirs need not stay in memory.
+    return whole[rank::world].contiguous()
 
 
 def reparameterize(
-    mu: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], seed: Int[Tensor, ""]
+    mu: Float[Tensor, "B Z"],
+    logvar: Float[Tensor, "B Z"],
+    seed: Int[Tensor, ""],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
     """Sample z = μ + exp(log σ² / 2) ε and give KL(N(μ, σ²) ‖ N(0, I)) of each element.
 
     Kingma & Welling 2014: KL = (μ² + σ² − 1 − log σ²) / 2.
     """
-    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    eps = noise(seed, mu.shape, mu.dtype, mu.device, rank, world)
     z = mu + torch.exp(logvar / 2) * eps
     kl = (mu.square() + torch.expm1(logvar) - logvar) / 2
     return z, kl
@@ -125,9 +138,12 @@ def reparameterize_mixture(
     component_mean: Float[Tensor, "K Z"],
     component_logvar: Float[Tensor, "K Z"],
     component_logit: Float[Tensor, "K"],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B"]]:
     """Sample z ~ q = N(μ, σ²) and give log q(z) − log Σ_k softmax(logit)_k N(z; m_k, diag s_k²)."""
-    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    eps = noise(seed, mu.shape, mu.dtype, mu.device, rank, world)
     z = mu + torch.exp(logvar / 2) * eps
     posterior = torch.distributions.Normal(mu, torch.exp(logvar / 2))
     components = torch.distributions.Normal(component_mean, torch.exp(component_logvar / 2))

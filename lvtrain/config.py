@@ -186,7 +186,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: expected a list{count}, found {value!r}")
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if origin is Literal:
-        if value not in arguments:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
             known = [str(choice) for choice in arguments]
             raise UserError(
                 f"{where}: expected one of {', '.join(known)}, found {value!r}"
