@@ -43,7 +43,7 @@ def numbers(config: Any) -> Iterator[tuple[Any, str, Any]]:
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value):
             yield from numbers(value)
-        elif not isinstance(value, str | bool):
+        elif not isinstance(value, str | bool) and "Path" not in str(hint):
             yield config, field.name, hint
 
 

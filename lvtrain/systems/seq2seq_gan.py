@@ -112,7 +112,7 @@ class Seq2SeqGANConfig:
     fresh: Natural = 0
     """Batches that an iteration translates for the adversary besides the one it learns from."""
     lag: Lag = 0
-    """1 has the translator learn from the adversary of the iteration before."""
+    """Iterations that the adversary from which the translator learns is behind."""
 
     @property
     def rewards(self) -> PolicyConfig:
