@@ -145,3 +145,12 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[10:51] == [1.0] * 41
     assert rates[75] == pytest.approx(0.5) and rates[99] == pytest.approx(0.02)
     assert OptimizerConfig(lr=3.0).rate(10**9, 10) == 3.0
+
+
+def test_the_rate_rises_linearly_then_falls_as_the_inverse_root() -> None:
+    config = OptimizerConfig(lr=2.0, warmup=100, inverse_sqrt=True)
+    assert [config.rate(step, 10_000) for step in (0, 49, 99, 399, 9_999)] == pytest.approx(
+        [0.02, 1.0, 2.0, 1.0, 0.2]
+    )
+    last = replace(config, decay=0.5)
+    assert last.rate(7_499, 10_000) == pytest.approx(config.rate(7_499, 10_000) / 2, rel=1e-3)

@@ -35,13 +35,19 @@ def rows(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
     """Sentences as ids, each ended. Raises UserError where there are none, or one is no text."""
     if not sentences:
         raise UserError("expected at least one sentence, found none")
+    check_text(sentences)
+    return [[*ids, EOS] for ids in tokenizer.encode_batch(list(sentences))]
+
+
+def check_text(sentences: Sequence[str]) -> None:
+    """Raise UserError where a sentence is no text: what bytes of a command line that are none
+    become."""
     for sentence in sentences:
         try:
             sentence.encode()
-        except UnicodeEncodeError:  # What bytes of a command line that are no text become.
+        except UnicodeEncodeError:
             said = ascii(sentence[:40])
             raise UserError(f"expected sentences in UTF-8, found {said}") from None
-    return [[*ids, EOS] for ids in tokenizer.encode_batch(list(sentences))]
 
 
 def padded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -17,7 +18,7 @@ from lvtrain.data.tokenizer import EOS, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
 from lvtrain.generation.decode import DecodeConfig, write
-from lvtrain.generation.encode import by_length, padded
+from lvtrain.generation.encode import by_length, check_text, padded
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq import Seq2Seq
@@ -77,6 +78,7 @@ class Translator:
         such are refused, by its number counted from `first`.
         """
         check(config)
+        check_text(lines)
         pieces = [self._pieces(line, config, n) for n, line in enumerate(lines, first)]
         flat = [piece for of_line in pieces for piece in of_line]
         found = iter(self.hypotheses(flat, config))
@@ -125,12 +127,10 @@ class Translator:
         while start < len(ids):
             stop = min(start + self.max_words, len(ids))
             if stop < len(ids):
-                fit = [(end, word) for end, word in zip(ends, words, strict=True)
-                       if start < end <= stop]  # fmt: skip
-                late = [(end, word) for end, word in fit if 2 * (end - start) > stop - start]
-                choices = [[end for end, word in late if word[-1] in cut] for cut in _CUTS]
-                choices.append([end for end, _ in fit])
-                stop = next((ends[-1] for ends in choices if ends), stop)
+                fit = range(bisect_right(ends, start), bisect_right(ends, stop))
+                late = [word for word in fit if 2 * (ends[word] - start) > stop - start]
+                choices = [[word for word in late if words[word][-1] in cut] for cut in _CUTS]
+                stop = next((ends[of[-1]] for of in [*choices, fit] if of), stop)
             pieces.append(ids[start:stop].tolist())
             start = stop
         return pieces
