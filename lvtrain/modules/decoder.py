@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lvtrain.data.tokenizer import BOS
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
-from lvtrain.modules.encoder import LSTMLayer, dropped
+from lvtrain.modules.dropout import dropped
+from lvtrain.modules.encoder import LSTMLayer
 from lvtrain.randomness import Key
 
 # The target of a position that costs nothing.
@@ -71,8 +72,8 @@ class Decoder(nn.Module):
             inputs, self.embedding, lengths, code, dropout, rate, sparse=self.sparse
         )
         for place, layer in enumerate(deeper, 1):
-            x, _, _ = layer(dropped(x, dropout, rate, place), lengths)
-        return dropped(x, dropout, rate, len(self.layers))
+            x, _, _ = layer(dropped(x, dropout and dropout.fold(place), rate), lengths)
+        return dropped(x, dropout and dropout.fold(len(self.layers)), rate)
 
     def cross_entropy(
         self,

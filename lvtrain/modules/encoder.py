@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lvtrain.kernels.lstm import embedding_lstm, lstm
+from lvtrain.modules.dropout import dropped
 from lvtrain.randomness import Key
 
 
@@ -68,7 +69,7 @@ class LSTMLayer(nn.Module):
                 words, table, self.w_ih, self.w_hh, bias, lengths=lengths, sparse=sparse
             )
         x = F.embedding(words, table, sparse=sparse)
-        return self(dropped(x, dropout, rate, 0), lengths, code)
+        return self(dropped(x, dropout and dropout.fold(0), rate), lengths, code)
 
 
 class Encoder(nn.Module):
@@ -95,20 +96,8 @@ class Encoder(nn.Module):
             tokens, self.embedding, lengths, None, dropout, rate, sparse=self.sparse
         )
         for place, layer in enumerate(deeper, 1):
-            x, last, _ = layer(dropped(x, dropout, rate, place), lengths)
+            x, last, _ = layer(dropped(x, dropout and dropout.fold(place), rate), lengths)
         return last
-
-
-def dropped(x: Float[Tensor, "B T H"], key: Key | None, rate: float, place: int) -> Tensor:
-    """Inverted dropout of a place in the network: what stands before layer `place`, or after all.
-
-    The mask belongs to (row, position): a sentence has the same on any number of ranks. Without a
-    key it is the identity.
-    """
-    if key is None or rate == 0.0:
-        return x
-    keep = key.fold(place).uniform(*x.shape, device=x.device) >= rate
-    return x * keep / (1.0 - rate)
 
 
 @torch.no_grad()
