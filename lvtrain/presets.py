@@ -90,20 +90,20 @@ TINY = ARAEConfig(
 # smallest best.
 MULTI30K = Seq2SeqConfig(
     embedding=256,
-    hidden=512,
+    hidden=384,
     dropout=0.4,
     tied="all",
     optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), clip=1.0, warmup=200, decay=0.6),
 )
 MULTI30K_TRANSFORMER = Seq2SeqConfig(
     architecture="transformer",
-    embedding=256,
-    hidden=512,
-    layers=3,
+    embedding=128,
+    hidden=256,
+    layers=4,
     dropout=0.3,
     tied="all",
     optimizer=OptimizerConfig(
-        lr=1.5e-3, betas=(0.9, 0.98), clip=1.0, warmup=1_000, inverse_sqrt=True, decay=0.2
+        lr=3e-3, betas=(0.9, 0.98), clip=1.0, warmup=1_500, inverse_sqrt=True, decay=0.2
     ),
 )
 _MULTI30K = TrainConfig(
@@ -161,7 +161,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "seq2seq": {
         "default": Preset("RNNSearch, 512 units, Adam", Seq2SeqConfig(), TrainConfig()),
-        "multi30k": Preset("RNNSearch for 29,000 pairs of sentences", MULTI30K, _MULTI30K),
+        "multi30k": Preset("RNNSearch for 29,000 pairs of sentences", MULTI30K,
+                           replace(_MULTI30K, steps=7_000)),
         "multi30k-transformer": Preset(
             "a Transformer for 29,000 pairs of sentences", MULTI30K_TRANSFORMER, _MULTI30K
         ),
