@@ -30,5 +30,13 @@ def provenance(module: str, device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        # Where this machine has its folders is of no interest elsewhere.
+        "command": " ".join([f"python -m {module}", *map(_last, sys.argv[1:])]),
     }
+
+
+def _last(argument: str) -> str:
+    flag, equals, value = (
+        argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    )
+    return flag + equals + (Path(value).name if value.startswith("/") else value)

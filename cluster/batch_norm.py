@@ -33,7 +33,9 @@ class GroupBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked += 1
         y = (x - mean) * torch.rsqrt(variance + self.eps)
-        return (y * self.weight + self.bias).to(input.dtype)
+        if self.affine:
+            y = y * self.weight + self.bias
+        return y.to(input.dtype)
 
 
 class _Sum(torch.autograd.Function):

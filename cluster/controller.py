@@ -54,9 +54,6 @@ def carry_out(
             step = found.step if found else 0
             try:
                 return _play(config, cluster, out, storage, found, new)
-            except SystemError as error:
-                # What Ray's C makes of an exception that a signal raised within it.
-                raise error.__cause__ or error from None
             except WorkerFault as fault:
                 count_fault()
                 steps = storage.steps() if storage else checkpoint.steps(out / CHECKPOINTS)
@@ -155,7 +152,7 @@ def check(config: RunConfig, cluster: ClusterConfig) -> None:
         for setting, wrong in (("norm", "batch"), ("lipschitz.per_sample", False)):
             found = critic
             for name in setting.split("."):
-                found = getattr(found, name)
+                found = getattr(found, name, None)
             if found == wrong:
                 raise UserError(
                     f"--critic.{setting.replace('_', '-')} {found}: couples the rows of a batch, "

@@ -86,7 +86,7 @@ class DeepSpeedEngine:
     ) -> None:
         import deepspeed
 
-        for part in module.modules():
+        for part in module.modules() if zero else ():
             if getattr(part, "sparse", False):
                 part.sparse = False  # type: ignore[assignment]
         self.name, self.config, self.zero, self.watch = name, config, zero, watch

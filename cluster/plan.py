@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -16,6 +16,7 @@ from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.group import bundles, shortfall
 from lvtrain.config import RunConfig
 from lvtrain.model import build
+from lvtrain.systems import DecodingSystem
 from lvtrain.training.game import Game
 
 BYTES = 4
@@ -63,7 +64,7 @@ class Messages:
     """
 
     code: int
-    """Bytes of a row of codes, or of the answer to it."""
+    """Bytes of a row of codes, or of the answer to it; 0 of translations, whose lengths differ."""
     proposals: int
     """Batches of codes that the model hands over."""
     answers: int
@@ -82,9 +83,11 @@ def messages(config: RunConfig, game: Game) -> Messages:
         system = build(config)
     sizes = {name: _bytes(part) for name, part in system.parts.items()}
     model = sum(sizes[name] for name in game.model.engines)
-    code = system.decoder.code * BYTES
     if game.adversary is None:
-        return Messages(code=code, proposals=0, answers=0, model=(model,), critic=(), generator=())
+        return Messages(code=0, proposals=0, answers=0, model=(model,), critic=(), generator=())
+    code = 0
+    if hasattr(system, "decoder"):
+        code = cast(DecodingSystem, system).decoder.code * BYTES
     rounds, alternating = game.adversary.rounds, game.schedule == "alternating"
     critic = [sizes[name] for name in game.adversary.engines if name != "generator"]
     generator = system.parts.get("generator")
@@ -106,8 +109,8 @@ def traffic(config: RunConfig, cluster: ClusterConfig, game: Game) -> dict[str, 
     sent = messages(config, game)
     codes = config.train.batch_size * sent.code
     adversary = sum((*sent.critic, *sent.generator))
-    return {
-        "bytes_exchanged": (sent.proposals + sent.answers) * codes,
+    exchanged = {"bytes_exchanged": (sent.proposals + sent.answers) * codes} if codes else {}
+    return exchanged | {
         "bytes_reduced_a_worker": ring(cluster.workers, sum(sent.model)),
         "bytes_reduced_an_adversary": ring(cluster.adversaries, adversary),
     }

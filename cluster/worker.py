@@ -30,7 +30,7 @@ from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
 from lvtrain.errors import NonFiniteLoss
 from lvtrain.evaluation.evaluate import validation
-from lvtrain.model import build
+from lvtrain.model import begin, build
 from lvtrain.randomness import Key
 from lvtrain.training import checkpoint
 from lvtrain.training.accumulate import accumulating
@@ -112,6 +112,8 @@ class Worker:
         if found:
             stored = Storage(found).at(step) if "://" in found else checkpoint.at(Path(found), step)
             restore(self.player.engines, stored)
+        else:
+            begin(self.system, self.config)
         self._phase, self._busy = f"step {step}", 0.0
 
     def _player(self) -> ModelPlayer | AdversaryPlayer:
@@ -227,8 +229,9 @@ class AutoencoderWorker(Worker):
         self._validate = None
         if seat.rank == 0 and settings.validate_every and "valid" in store.splits:
             self._validate = validation(
-                self.system, self.config, store.split("valid"), store.tokenizer
-            )
+                self.system, self.config, store.split("valid"), store.tokenizer,
+                store.target_tokenizer,
+            )  # fmt: skip
 
     def propose(self, index: int, key: Key) -> Any:
         with self._doing("propose", key):

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .cross_entropy import add_product
 from .cross_entropy_rows_triton import softmax_in_place
+from .products import add_product
 
 CHUNK_BYTES = 96 * 2**20
 """Most memory for logits: 1,600 rows of 30,000 words in half, enough for GEMMs to run at rate."""

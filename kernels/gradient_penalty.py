@@ -154,6 +154,10 @@ def _as_given(x: Tensor) -> AbstractContextManager[Any]:
     return held
 
 
+# Where torch does not say, as before 2.2, the graph may be wanted again.
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
 class _GradientPenalty(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -170,26 +174,28 @@ class _GradientPenalty(torch.autograd.Function):
         assert penalty is not None
         slots = (x, *plan.tensors)
         present = [k for k, t in enumerate(slots) if t is not None]
-        # Zeros are made at the end, in one piece.
         ctx.zero = [
             slots[k].shape if needs[k] and gradients[k] is None else None  # type: ignore[union-attr]
             for k in present
         ]
-        ctx.save_for_backward(*(gradients[k] for k in present))
+        ctx.gradients = [gradients[k] for k in present]
         return penalty
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        gradients = ctx.saved_tensors
+        gradients = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("gradient_penalty: backward a second time needs retain_graph=True")
+        if not _keeps_graph():
+            # Nobody else holds them now, so a parameter takes its gradient as it is, uncopied.
+            ctx.gradients = None
         present = [g for g in gradients if g is not None]
         if present and (grad.device.type != "cpu" or grad.item() != 1):
             scaled = iter(torch._foreach_mul(present, grad))
             gradients = [None if g is None else next(scaled) for g in gradients]
-        sizes = [shape.numel() for shape in ctx.zero if shape is not None]
-        zeros = iter(grad.new_zeros(sum(sizes)).split(sizes))
         dx, *rest = [
-            g if shape is None else next(zeros).view(shape)
+            g if shape is None else grad.new_zeros(shape)
             for g, shape in zip(gradients, ctx.zero, strict=True)
         ]
         return dx, None, None, None, None, None, *rest

@@ -9,6 +9,8 @@ of ``Pointwise``, each of which is a launch or two of Triton kernels on a GPU.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +36,8 @@ class Pointwise:
         norm = torch.linalg.vector_norm(v, dim=1, dtype=wide)
         excess = norm - target
         penalty = torch.dot(excess, excess) * (weight / len(v))
-        step = excess.div_(norm.masked_fill_(norm == 0, torch.inf)).mul_(2 * weight / len(v))
+        # Of a norm of 0 it makes ∞.
+        step = excess.div_(torch.threshold_(norm, 0.0, math.inf)).mul_(2 * weight / len(v))
         step = step.unsqueeze(1)
         return penalty, v * step if v.dtype == wide else (v * step).to(v.dtype)
 

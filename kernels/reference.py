@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -53,21 +53,34 @@ def lstm(
 
 
 def noise(
-    seed: Int[Tensor, ""], shape: torch.Size, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Draw the standard normal noise that ``seed`` stands for; the same seed, the same noise."""
+    seed: Int[Tensor, ""],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Float[Tensor, "B Z"]:
+    """Draw rows rank, rank + world, … of the standard normal noise that ``seed`` stands for."""
     generator = torch.Generator(device=device).manual_seed(int(seed))
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+    height, width = shape
+    whole = torch.randn(height * world, width, generator=generator, dtype=dtype, device=device)
+    # A copy, where there are others: theirs need not stay in memory.
+    return whole[rank::world].contiguous()
 
 
 def reparameterize(
-    mu: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], seed: Int[Tensor, ""]
+    mu: Float[Tensor, "B Z"],
+    logvar: Float[Tensor, "B Z"],
+    seed: Int[Tensor, ""],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
     """Sample z = μ + exp(log σ² / 2) ε and give KL(N(μ, σ²) ‖ N(0, I)) of each element.
 
     Kingma & Welling 2014: KL = (μ² + σ² − 1 − log σ²) / 2.
     """
-    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    eps = noise(seed, mu.shape, mu.dtype, mu.device, rank, world)
     z = mu + torch.exp(logvar / 2) * eps
     kl = (mu.square() + torch.expm1(logvar) - logvar) / 2
     return z, kl
@@ -125,11 +138,51 @@ def reparameterize_mixture(
     component_mean: Float[Tensor, "K Z"],
     component_logvar: Float[Tensor, "K Z"],
     component_logit: Float[Tensor, "K"],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B"]]:
     """Sample z ~ q = N(μ, σ²) and give log q(z) − log Σ_k softmax(logit)_k N(z; m_k, diag s_k²)."""
-    eps = noise(seed, mu.shape, mu.dtype, mu.device)
+    eps = noise(seed, mu.shape, mu.dtype, mu.device, rank, world)
     z = mu + torch.exp(logvar / 2) * eps
     posterior = torch.distributions.Normal(mu, torch.exp(logvar / 2))
     components = torch.distributions.Normal(component_mean, torch.exp(component_logvar / 2))
     each = components.log_prob(z.unsqueeze(1)).sum(2) + component_logit.log_softmax(0)
     return z, posterior.log_prob(z).sum(1) - each.logsumexp(1)
+
+
+def attention_lstm(
+    x: Float[Tensor, "B T G"],
+    memory: Float[Tensor, "B S M"],
+    keys: Float[Tensor, "B S A"],
+    mask: Bool[Tensor, "B S"],
+    w_query: Float[Tensor, "A H"],
+    v: Float[Tensor, "A"],
+    w_context: Float[Tensor, "G M"],
+    w_hh: Float[Tensor, "G H"],
+    h0: Float[Tensor, "B H"],
+    c0: Float[Tensor, "B H"],
+    lengths: Int[Tensor, "B"] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run an LSTM that looks at a memory before each step (Bahdanau et al. 2015); G = 4H.
+
+    e_ti = vᵀ tanh(W_q h_{t−1} + k_i);  α_t = softmax(e_t) over the real i;  a_t = Σ_i α_ti m_i;
+    h_t, c_t = the cell of ``lstm`` with gates x_t + W_a a_t + W_hh h_{t−1}.
+
+    Gives h [B, T, H], a [B, T, M], α [B, T, S] and c [B, T, H], zero beyond a row's length.
+    """
+    h, c = h0, c0
+    outputs = []
+    for t in range(x.shape[1]):
+        scores = torch.tanh((h @ w_query.T).unsqueeze(1) + keys) @ v
+        weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=1)
+        context = (weights.unsqueeze(1) @ memory).squeeze(1)
+        i, f, g, o = (x[:, t] + context @ w_context.T + h @ w_hh.T).chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        outputs.append((h, context, weights, c))
+    h, context, weights, c = (torch.stack(of, dim=1) for of in zip(*outputs, strict=True))
+    if lengths is None:
+        return h, context, weights, c
+    alive = (torch.arange(x.shape[1], device=x.device) < lengths[:, None]).unsqueeze(2)
+    return h * alive, context * alive, weights * alive, c * alive

@@ -18,20 +18,23 @@ def _wide(*tensors: Tensor) -> list[Tensor]:
 
 class _Reparameterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, mu: Tensor, logvar: Tensor, seed: Tensor, rank: int, world: int
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mu, logvar, seed)
+        ctx.place = rank, world
         dtype = mu.dtype
         mu, logvar = _wide(mu, logvar)
         std = torch.exp(logvar * 0.5)
         kl = torch.expm1(logvar).sub_(logvar).addcmul_(mu, mu).mul_(0.5)
-        z = reference.noise(seed, mu.shape, mu.dtype, mu.device).mul_(std).add_(mu)
+        z = reference.noise(seed, mu.shape, mu.dtype, mu.device, rank, world).mul_(std).add_(mu)
         return z.to(dtype), kl
 
     @staticmethod
     def backward(
         ctx: Any, dz: Tensor | None, dkl: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError("reparameterize can be differentiated once only")
         mu, logvar, seed = ctx.saved_tensors
@@ -43,7 +46,7 @@ class _Reparameterize(torch.autograd.Function):
             dmu = dkl * mu if dz is None else torch.addcmul(dz, dkl, mu)
         if ctx.needs_input_grad[1]:
             if dz is not None:
-                dlogvar = reference.noise(seed, mu.shape, mu.dtype, mu.device)
+                dlogvar = reference.noise(seed, mu.shape, mu.dtype, mu.device, *ctx.place)
                 dlogvar.mul_(torch.exp(logvar * 0.5)).mul_(dz).mul_(0.5)
             if dkl is not None:
                 from_kl = torch.expm1(logvar).mul_(dkl).mul_(0.5)
@@ -51,6 +54,8 @@ class _Reparameterize(torch.autograd.Function):
         return (
             None if dmu is None else dmu.to(dtype),
             None if dlogvar is None else dlogvar.to(dtype),
+            None,
+            None,
             None,
         )
 
@@ -65,12 +70,15 @@ class _Mixture(torch.autograd.Function):
         mean: Tensor,
         component_logvar: Tensor,
         logit: Tensor,
+        rank: int,
+        world: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mu, logvar, seed, mean, component_logvar, logit)
+        ctx.place = rank, world
         dtype = mu.dtype
         mu, logvar = _wide(mu, logvar)
-        eps = reference.noise(seed, mu.shape, mu.dtype, mu.device)
+        eps = reference.noise(seed, mu.shape, mu.dtype, mu.device, rank, world)
         z = torch.exp(logvar * 0.5).mul_(eps).add_(mu)
         _, _, terms = _components(z, mean, component_logvar, logit)
         kl = (logvar + eps.square()).sum(1).mul_(-0.5).sub_(terms.logsumexp(1))
@@ -83,7 +91,7 @@ class _Mixture(torch.autograd.Function):
         mu, logvar, seed, *prior = ctx.saved_tensors
         dtype = mu.dtype
         mu, logvar = _wide(mu, logvar)
-        eps = reference.noise(seed, mu.shape, mu.dtype, mu.device)
+        eps = reference.noise(seed, mu.shape, mu.dtype, mu.device, *ctx.place)
         moved = torch.exp(logvar * 0.5).mul_(eps)
         dmu = torch.zeros_like(mu) if dz is None else dz.to(mu.dtype)
         dprior: list[Tensor | None] = [None, None, None]
@@ -102,7 +110,7 @@ class _Mixture(torch.autograd.Function):
         dlogvar = moved.mul_(dmu)
         if dkl is not None:
             dlogvar -= dkl.unsqueeze(1)
-        return dmu.to(dtype), dlogvar.mul_(0.5).to(dtype), None, *dprior
+        return dmu.to(dtype), dlogvar.mul_(0.5).to(dtype), None, *dprior, None, None
 
 
 def _components(
@@ -119,7 +127,12 @@ def _components(
 
 
 def reparameterize(
-    mu: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], seed: Int[Tensor, ""]
+    mu: Float[Tensor, "B Z"],
+    logvar: Float[Tensor, "B Z"],
+    seed: Int[Tensor, ""],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
     """Sample z ~ N(μ, σ²) and give KL(N(μ, σ²) ‖ N(0, I)) of each element.
 
@@ -129,16 +142,18 @@ def reparameterize(
 
     Args:
         seed: an int64 scalar tensor; the same seed gives the same noise on the same device.
+        rank: these are rows rank, rank + world, … of the whole batch, and their noise too.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not agree, or a seed that is no int64 scalar.
+        ValueError: shapes, dtypes or devices that do not agree, a seed that is no int64 scalar, or
+            a rank that ``world`` does not have.
     """
-    _check_posterior(mu, logvar, seed)
+    _check_posterior(mu, logvar, seed, rank, world)
     if dispatch.choose("reparameterize", mu.device, mu.dtype).path == "triton":
         from . import reparameterize_triton
 
-        return reparameterize_triton.sample(mu, logvar, seed)
-    return _Reparameterize.apply(mu, logvar, seed)
+        return reparameterize_triton.sample(mu, logvar, seed, rank, world)
+    return _Reparameterize.apply(mu, logvar, seed, rank, world)
 
 
 def reparameterize_mixture(
@@ -148,28 +163,33 @@ def reparameterize_mixture(
     component_mean: Float[Tensor, "K Z"],
     component_logvar: Float[Tensor, "K Z"],
     component_logit: Float[Tensor, "K"],
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B"]]:
     """Sample z ~ N(μ, σ²) and estimate KL(N(μ, σ²) ‖ p) of each row by log q(z|x) − log p(z).
 
     p = Σ_k softmax(logit)_k N(m_k, diag s_k²), a mixture such as VampPrior's (Tomczak & Welling
     2018). The estimate has one sample and is unbiased; its gradient reaches μ, log σ² and the
-    mixture's parameters. z is what ``reparameterize`` draws from the same seed. The KL has the
-    dtype of ``mu``, but never half.
+    mixture's parameters. z is what ``reparameterize`` draws from the same seed for the same rank.
+    The KL has the dtype of ``mu``, but never half.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not agree, or a seed that is no int64 scalar.
+        ValueError: shapes, dtypes or devices that do not agree, a seed that is no int64 scalar, or
+            a rank that ``world`` does not have.
     """
-    _check_posterior(mu, logvar, seed)
+    _check_posterior(mu, logvar, seed, rank, world)
     _check_mixture(mu, component_mean, component_logvar, component_logit)
     prior = (component_mean, component_logvar, component_logit)
     if dispatch.choose("reparameterize", mu.device, mu.dtype).path == "triton":
         from . import reparameterize_mixture_triton
 
-        return reparameterize_mixture_triton.sample_mixture(mu, logvar, seed, *prior)[:2]
-    return _Mixture.apply(mu, logvar, seed, *prior)
+        drawn = reparameterize_mixture_triton.sample_mixture(mu, logvar, seed, *prior, rank, world)
+        return drawn[:2]
+    return _Mixture.apply(mu, logvar, seed, *prior, rank, world)
 
 
-def _check_posterior(mu: Tensor, logvar: Tensor, seed: Tensor) -> None:
+def _check_posterior(mu: Tensor, logvar: Tensor, seed: Tensor, rank: int, world: int) -> None:
     if mu.ndim != 2:
         raise ValueError(f"mu: expected shape [B, Z], found {list(mu.shape)}")
     if not mu.is_floating_point():
@@ -185,6 +205,8 @@ def _check_posterior(mu: Tensor, logvar: Tensor, seed: Tensor) -> None:
         raise ValueError(f"seed: expected one int64 in a tensor, found {seed!r}")
     if seed.device != mu.device:
         raise ValueError(f"seed: expected a tensor on {mu.device} like mu, found {seed.device}")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank: expected 0 ≤ rank < world = {world}, found {rank}")
 
 
 def _check_mixture(mu: Tensor, mean: Tensor, logvar: Tensor, logit: Tensor) -> None:

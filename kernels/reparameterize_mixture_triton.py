@@ -19,8 +19,7 @@ from .compiled import Variant
 from .reparameterize_triton import (
     LANES,
     Case,
-    box_muller,
-    philox,
+    normal,
     sample_backward,
     std,
     variants_of,
@@ -35,15 +34,7 @@ TILE = 1024
 
 
 @triton.jit
-def _normal(seed, rows, columns):
-    """ε of the rows themselves, at a Philox call for each element."""
-    a, b, c, d = philox(seed, rows // 4, columns)
-    even, odd = box_muller(tl.where(rows % 4 < 2, a, c), tl.where(rows % 4 < 2, b, d))
-    return tl.where(rows % 2 == 0, even, odd)
-
-
-@triton.jit
-def _sample(mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col,
+def _sample(mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col, rank, world,
             B: tl.constexpr, Z: tl.constexpr):  # fmt: skip
     """Rows [B, 1], columns [1, Z], which of them are there, log σ², ε, σ ε and z of a program."""
     first = tl.program_id(0) * B
@@ -52,7 +43,7 @@ def _sample(mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_
     at = rows.to(tl.int64)
     m = tl.load(mu + (at * mu_row + columns * mu_col), here, other=0).to(tl.float32)
     s = tl.load(logvar + (at * logvar_row + columns * logvar_col), here, other=0).to(tl.float32)
-    eps = tl.where(here, _normal(tl.load(seed), rows, columns), 0)
+    eps = tl.where(here, normal(tl.load(seed), rank + rows * world, columns), 0)
     moved = std(s) * eps
     return rows, columns, here, s, eps, moved, m + moved
 
@@ -77,14 +68,15 @@ def _component(z, mean, logvar, k, columns, width):
     return away, precision, tl.sum(s + away * away * precision, axis=1)
 
 
-@triton.jit(do_not_specialize=["height"])
+@triton.jit(do_not_specialize=["height", "rank", "world"])
 def forward(
     mu, logvar, seed, mean, component_logvar, logit, z, kl, log_prior, height, width, components,
-    mu_row, mu_col, logvar_row, logvar_col, B: tl.constexpr, Z: tl.constexpr, K: tl.constexpr,
+    mu_row, mu_col, logvar_row, logvar_col, rank, world,
+    B: tl.constexpr, Z: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """z, log q(z|x) − log p(z), and log p(z), the last without its −Z/2 log 2π."""
     rows, columns, here, s, eps, _moved, sample = _sample(
-        mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col, B, Z
+        mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col, rank, world, B, Z
     )
     tl.store(z + (rows.to(tl.int64) * width + columns), sample.to(z.dtype.element_ty), here)
     norm = _log_weights(logit, components, K)
@@ -103,18 +95,18 @@ def forward(
     tl.store(log_prior + row, prior, row < height)
 
 
-@triton.jit(do_not_specialize=["height"])
+@triton.jit(do_not_specialize=["height", "rank", "world"])
 def backward(
     mu, logvar, seed, mean, component_logvar, logit, log_prior, dz, dkl, dmu, dlogvar,
     sums, weights, height, width, components,
-    mu_row, mu_col, logvar_row, logvar_col, dz_row, dz_col, dkl_row,
+    mu_row, mu_col, logvar_row, logvar_col, dz_row, dz_col, dkl_row, rank, world,
     HAS_DZ: tl.constexpr, B: tl.constexpr, Z: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """With a = dKL · p(k | z) and d = (z − m_k) / s_k²: dz += Σ_k a d, from which dμ and dlog σ²;
     this program's rows' sums of −a d, a (1 − d (z − m_k)) / 2 and a, for the prior's parameters.
     """
     rows, columns, here, _s, _eps, moved, sample = _sample(
-        mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col, B, Z
+        mu, logvar, seed, height, width, mu_row, mu_col, logvar_row, logvar_col, rank, world, B, Z
     )
     at = rows.to(tl.int64)
     g = tl.zeros([B, Z], tl.float32)
@@ -154,7 +146,14 @@ def _tiles(width: int, components: int, lanes: int = LANES) -> dict[str, Any]:
 
 @torch.library.custom_op("lvtrain::reparameterize_mixture", mutates_args=())
 def sample_mixture(
-    mu: Tensor, logvar: Tensor, seed: Tensor, mean: Tensor, component_logvar: Tensor, logit: Tensor
+    mu: Tensor,
+    logvar: Tensor,
+    seed: Tensor,
+    mean: Tensor,
+    component_logvar: Tensor,
+    logit: Tensor,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z in μ's dtype; in float32 log q(z|x) − log p(z) of each row, and log p(z) + Z/2 log 2π."""
     (height, width), components = mu.shape, len(logit)
@@ -165,14 +164,21 @@ def sample_mixture(
         forward[(triton.cdiv(height, constants["B"]),)](
             mu, logvar, seed, mean.contiguous(), component_logvar.contiguous(), logit.contiguous(),
             z, kl, log_prior, height, width, components, *mu.stride(), *logvar.stride(),
-            **constants,
+            rank, world, **constants,
         )  # fmt: skip
     return z, kl, log_prior
 
 
 @sample_mixture.register_fake
 def _(
-    mu: Tensor, logvar: Tensor, seed: Tensor, mean: Tensor, component_logvar: Tensor, logit: Tensor
+    mu: Tensor,
+    logvar: Tensor,
+    seed: Tensor,
+    mean: Tensor,
+    component_logvar: Tensor,
+    logit: Tensor,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kl, log_prior = (mu.new_empty(len(mu), dtype=torch.float32) for _ in range(2))
     return mu.new_empty(mu.shape), kl, log_prior
@@ -189,6 +195,8 @@ def sample_mixture_backward(
     log_prior: Tensor,
     dz: Tensor | None,
     dkl: Tensor,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of μ, log σ², of the components' means and log variances [2, K, Z] in float32,
     and Σ_b dKL p(k | z) [K], summed in the order of the programs.
@@ -204,7 +212,7 @@ def sample_mixture_backward(
         backward[(programs,)](
             mu, logvar, seed, mean.contiguous(), component_logvar.contiguous(), logit.contiguous(),
             log_prior, dz, dkl, dmu, dlogvar, sums, weights, height, width, components,
-            *mu.stride(), *logvar.stride(), *dz_strides, dkl.stride(0),
+            *mu.stride(), *logvar.stride(), *dz_strides, dkl.stride(0), rank, world,
             HAS_DZ=dz is not None, **constants,
         )  # fmt: skip
     return dmu, dlogvar, sums.sum(0), weights.sum(0)
@@ -221,15 +229,19 @@ def _(
     log_prior: Tensor,
     dz: Tensor | None,
     dkl: Tensor,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sums = mu.new_empty(2, *mean.shape, dtype=torch.float32)
     weights = mu.new_empty(len(logit), dtype=torch.float32)
     return mu.new_empty(mu.shape), mu.new_empty(mu.shape), sums, weights
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, rank, world = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs, output[2])
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.place = rank, world
 
 
 def _differentiate(
@@ -240,9 +252,11 @@ def _differentiate(
     *inputs, log_prior = ctx.saved_tensors
     mu, logvar, seed, mean, component_logvar, logit = inputs
     if dkl is None:
-        dmu, dlogvar = (None, None) if dz is None else sample_backward(mu, logvar, seed, dz, None)
-        return dmu, dlogvar, None, None, None, None
-    dmu, dlogvar, sums, weights = sample_mixture_backward(*inputs, log_prior, dz, dkl)
+        dmu = dlogvar = None
+        if dz is not None:
+            dmu, dlogvar = sample_backward(mu, logvar, seed, dz, None, *ctx.place)
+        return dmu, dlogvar, None, None, None, None, None, None
+    dmu, dlogvar, sums, weights = sample_mixture_backward(*inputs, log_prior, dz, dkl, *ctx.place)
     dmean, dcomponent_logvar = sums.unbind(0)
     dlogit = torch.softmax(logit.float(), 0) * weights.sum() - weights
     return (
@@ -252,6 +266,8 @@ def _differentiate(
         dmean.to(mean.dtype),
         dcomponent_logvar.to(component_logvar.dtype),
         dlogit.to(logit.dtype),
+        None,
+        None,
     )
 
 

@@ -5,6 +5,10 @@ and the counter (j, ⌊b / 4⌋, 0, 0), whose four words make the normals of row
 Box–Muller. So the noise depends on the seed, the row and the column, not on tiles, strides or the
 size of the batch; nothing of it is stored, and one Philox call serves four elements. With a call
 for each element the kernels would be bound by integer arithmetic, not by memory.
+
+Row i of rank r of w is row b = r + i·w of the whole batch; others of its four are other ranks'. So
+where w > 1 (``DEALT``) each element has a call of its own, and the ranks together draw what one
+process would.
 """
 
 from __future__ import annotations
@@ -60,11 +64,26 @@ def box_muller(a, b):
 
 
 @triton.jit
-def _normals(seed, groups, columns):
-    """ε of rows 4g, 4g + 1, 4g + 2 and 4g + 3."""
-    a, b, c, d = philox(seed, groups, columns)
-    e0, e1 = box_muller(a, b)
-    e2, e3 = box_muller(c, d)
+def normal(seed, rows, columns):
+    """ε of these rows of the whole batch, at a Philox call for each element."""
+    a, b, c, d = philox(seed, rows // 4, columns)
+    even, odd = box_muller(tl.where(rows % 4 < 2, a, c), tl.where(rows % 4 < 2, b, d))
+    return tl.where(rows % 2 == 0, even, odd)
+
+
+@triton.jit
+def _normals(seed, groups, columns, rank, world, DEALT: tl.constexpr):
+    """ε of this rank's rows 4g, 4g + 1, 4g + 2 and 4g + 3."""
+    if DEALT:
+        rows = rank + 4 * groups * world
+        e0 = normal(seed, rows, columns)
+        e1 = normal(seed, rows + world, columns)
+        e2 = normal(seed, rows + 2 * world, columns)
+        e3 = normal(seed, rows + 3 * world, columns)
+    else:
+        a, b, c, d = philox(seed, groups, columns)
+        e0, e1 = box_muller(a, b)
+        e2, e3 = box_muller(c, d)
     return e0, e1, e2, e3
 
 
@@ -101,10 +120,10 @@ def _forward_part(mu, logvar, z, kl, rows, columns, eps, height, width,
     tl.store(kl + out, 0.5 * (m * m + _bend(s, sigma * sigma)), here)
 
 
-@triton.jit(do_not_specialize=["height"])
+@triton.jit(do_not_specialize=["height", "rank", "world"])
 def forward(
-    mu, logvar, seed, z, kl, height, width, mu_row, mu_col, logvar_row, logvar_col,
-    R: tl.constexpr, C: tl.constexpr, U: tl.constexpr,
+    mu, logvar, seed, z, kl, height, width, mu_row, mu_col, logvar_row, logvar_col, rank, world,
+    DEALT: tl.constexpr, R: tl.constexpr, C: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
     """z = μ + exp(log σ² / 2) ε and KL = (μ² + σ² − 1 − log σ²) / 2."""
     first = tl.program_id(0) * (4 * R * U)
@@ -114,7 +133,7 @@ def forward(
     key = tl.load(seed)
     for u in tl.static_range(U):
         groups = u * R + tl.arange(0, R)[:, None]
-        noise = _normals(key, first // 4 + groups, columns)
+        noise = _normals(key, first // 4 + groups, columns, rank, world, DEALT)
         for k in tl.static_range(4):
             _forward_part(mu, logvar, z, kl, 4 * groups + k, columns, noise[k], height - first,
                           width, mu_row, mu_col, logvar_row, logvar_col)  # fmt: skip
@@ -141,11 +160,11 @@ def _backward_part(mu, logvar, dz, dkl, dmu, dlogvar, rows, columns, eps, height
     tl.store(dlogvar + out, (0.5 * to_logvar).to(dlogvar.dtype.element_ty), here)
 
 
-@triton.jit(do_not_specialize=["height"])
+@triton.jit(do_not_specialize=["height", "rank", "world"])
 def backward(
     mu, logvar, seed, dz, dkl, dmu, dlogvar, height, width, mu_row, mu_col, logvar_row, logvar_col,
-    dz_row, dz_col, dkl_row, dkl_col,
-    HAS_DZ: tl.constexpr, HAS_DKL: tl.constexpr, R: tl.constexpr, C: tl.constexpr, U: tl.constexpr,
+    dz_row, dz_col, dkl_row, dkl_col, rank, world, HAS_DZ: tl.constexpr, HAS_DKL: tl.constexpr,
+    DEALT: tl.constexpr, R: tl.constexpr, C: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
     """dμ = dz + μ dKL and dlog σ² = (ε σ dz + (σ² − 1) dKL) / 2."""
     first = tl.program_id(0) * (4 * R * U)
@@ -159,7 +178,9 @@ def backward(
         dkl = _start(dkl, first, dkl_row)
     for u in tl.static_range(U):
         groups = u * R + tl.arange(0, R)[:, None]
-        noise = _normals(key, first // 4 + groups, columns) if HAS_DZ else (0, 0, 0, 0)
+        noise = (0, 0, 0, 0)
+        if HAS_DZ:
+            noise = _normals(key, first // 4 + groups, columns, rank, world, DEALT)
         for k in tl.static_range(4):
             _backward_part(mu, logvar, dz, dkl, dmu, dlogvar, 4 * groups + k, columns, noise[k],
                            height - first, width, mu_row, mu_col, logvar_row, logvar_col,
@@ -181,26 +202,35 @@ def _tiles(height: int, width: int, lanes: int = LANES) -> tuple[tuple[int, int]
 
 
 @torch.library.custom_op("lvtrain::reparameterize", mutates_args=())
-def sample(mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+def sample(
+    mu: Tensor, logvar: Tensor, seed: Tensor, rank: int, world: int
+) -> tuple[Tensor, Tensor]:
     """z in μ's dtype and the KL of each element in float32."""
     height, width = mu.shape
     z, kl = mu.new_empty(height, width), mu.new_empty(height, width, dtype=torch.float32)
     grid, constants = _tiles(height, width)
     with torch.cuda.device_of(mu):
         forward[grid](
-            mu, logvar, seed, z, kl, height, width, *mu.stride(), *logvar.stride(), **constants
+            mu, logvar, seed, z, kl, height, width, *mu.stride(), *logvar.stride(), rank, world,
+            DEALT=world > 1, **constants,
         )  # fmt: skip
     return z, kl
 
 
 @sample.register_fake
-def _(mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+def _(mu: Tensor, logvar: Tensor, seed: Tensor, rank: int, world: int) -> tuple[Tensor, Tensor]:
     return mu.new_empty(mu.shape), mu.new_empty(mu.shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("lvtrain::reparameterize_backward", mutates_args=())
 def sample_backward(
-    mu: Tensor, logvar: Tensor, seed: Tensor, dz: Tensor | None, dkl: Tensor | None
+    mu: Tensor,
+    logvar: Tensor,
+    seed: Tensor,
+    dz: Tensor | None,
+    dkl: Tensor | None,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of μ and log σ² from those of z and of the KL, of which one may be absent."""
     height, width = mu.shape
@@ -209,30 +239,38 @@ def sample_backward(
     strides = [s for t in (mu, logvar, dz, dkl) for s in ((0, 0) if t is None else t.stride())]
     with torch.cuda.device_of(mu):
         backward[grid](
-            mu, logvar, seed, dz, dkl, dmu, dlogvar, height, width, *strides,
-            HAS_DZ=dz is not None, HAS_DKL=dkl is not None, **constants,
+            mu, logvar, seed, dz, dkl, dmu, dlogvar, height, width, *strides, rank, world,
+            HAS_DZ=dz is not None, HAS_DKL=dkl is not None, DEALT=world > 1, **constants,
         )  # fmt: skip
     return dmu, dlogvar
 
 
 @sample_backward.register_fake
 def _(
-    mu: Tensor, logvar: Tensor, seed: Tensor, dz: Tensor | None, dkl: Tensor | None
+    mu: Tensor,
+    logvar: Tensor,
+    seed: Tensor,
+    dz: Tensor | None,
+    dkl: Tensor | None,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor]:
     return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, rank, world = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*tensors)
+    ctx.place = rank, world
 
 
 def _differentiate(ctx: Any, dz: Tensor | None, dkl: Tensor | None) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         raise RuntimeError("reparameterize can be differentiated once only")
     if dz is None and dkl is None:
-        return None, None, None
-    return *sample_backward(*ctx.saved_tensors, dz, dkl), None
+        return None, None, None, None, None
+    return *sample_backward(*ctx.saved_tensors, dz, dkl, *ctx.place), None, None, None
 
 
 sample.register_autograd(_differentiate, setup_context=_keep)
@@ -254,7 +292,8 @@ def variants_of(
             constants = tiles(width, lanes)
             warps = constants.pop("num_warps")
             known = constants | flags | {n: 1 for n in kernel.arg_names if n.endswith("_col")}
-            kinds = {"height": "i32", "components": "i32", "seed": "*i64"}
+            kinds = dict.fromkeys(("height", "components", "rank", "world"), "i32")
+            kinds["seed"] = "*i64"
             kinds |= dict.fromkeys(_IN_FLOAT32, "*fp32")
             stride = "i32" if width % 16 else "i32:16"
             signature = {
@@ -268,17 +307,22 @@ def variants_of(
 
 
 def variants() -> list[Variant]:
-    """Aligned and odd rows, many and few of them, absent gradients."""
-    both = {"HAS_DZ": True, "HAS_DKL": True}
+    """Aligned and odd rows, many and few of them, a rank's, absent gradients."""
+    whole, dealt = {"DEALT": False}, {"DEALT": True}
+    both = {"HAS_DZ": True, "HAS_DKL": True, "DEALT": False}
     cases: tuple[Case, ...] = (
-        ("forward", forward, "fp32", 1024, {}),
-        ("forward", forward, "bf16", 1024, {}),
-        ("forward of odd rows", forward, "bf16", 300, {}),
-        ("forward of few rows", forward, "bf16", 300, {"U": 1}),
+        ("forward", forward, "fp32", 1024, {**whole}),
+        ("forward", forward, "bf16", 1024, {**whole}),
+        ("forward of odd rows", forward, "bf16", 300, {**whole}),
+        ("forward of few rows", forward, "bf16", 300, {**whole, "U": 1}),
+        ("forward of a rank", forward, "bf16", 1024, {**dealt}),
+        ("forward of few rows of a rank", forward, "bf16", 300, {**dealt, "U": 1}),
         ("backward", backward, "fp32", 1024, {**both}),
         ("backward", backward, "bf16", 1024, {**both}),
         ("backward of odd rows", backward, "bf16", 300, {**both}),
         ("backward of few rows", backward, "bf16", 300, {**both, "U": 1}),
+        ("backward of a rank", backward, "bf16", 1024, {**both, **dealt}),
+        ("backward of few rows of a rank", backward, "bf16", 300, {**both, **dealt, "U": 1}),
         ("backward of z", backward, "bf16", 1024, {**both, "HAS_DKL": False, "dkl": None}),
         ("backward of KL", backward, "bf16", 1024, {**both, "HAS_DZ": False, "dz": None}),
     )

@@ -23,6 +23,7 @@ COMMANDS = {
     "reconstruct": ("reconstruct", "pass sentences through their codes"),
     "interpolate": ("interpolate", "write the sentences between two"),
     "arithmetic": ("arithmetic", "move sentences by the difference of two groups of sentences"),
+    "translate": ("translate", "translate lines of text"),
     "evaluate": ("evaluate", "measure a run: perplexities, reconstruction, diversity"),
     "report": ("report", "write a run's report.html"),
     "inspect": ("inspect", "describe a run or a store; verify its checksums"),

@@ -56,14 +56,18 @@ class OptimizerConfig:
     """Largest gradient norm; 0 leaves the gradient as it is."""
     warmup: Natural = 0
     """Steps over which the rate rises linearly from 0."""
+    inverse_sqrt: bool = False
+    """After the warm-up the rate falls as 1/√step (Vaswani et al. 2017)."""
     decay: Share = 0.0
     """Share of the run, at its end, over which the rate falls linearly to 0."""
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at `step` of a run of `steps`."""
-        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        now, warmup = step + 1, max(self.warmup, 1)
+        rising = min(1.0, now / warmup)
+        root = min(1.0, (warmup / now) ** 0.5) if self.inverse_sqrt else 1.0
         falling = min(1.0, (steps - step) / (self.decay * steps)) if self.decay else 1.0
-        return self.lr * rising * max(0.0, falling)
+        return self.lr * rising * root * max(0.0, falling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,9 @@ class RunConfig:
     """Words or pieces, the special ones included."""
     max_words: int
     """The longest sentence of the store."""
+    target_vocab_size: int = 0
+    """The same of the parallel side, for a system that learns from it; else 0 and empty."""
+    target_tokenizer_digest: str = ""
     preset: str = "default"
 
 
@@ -179,7 +186,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: expected a list{count}, found {value!r}")
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if origin is Literal:
-        if value not in arguments:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
             known = [str(choice) for choice in arguments]
             raise UserError(
                 f"{where}: expected one of {', '.join(known)}, found {value!r}"

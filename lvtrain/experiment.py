@@ -17,12 +17,13 @@ from torch import nn
 
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
-from lvtrain.data.info import TOKENIZER
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import absolute
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
-from lvtrain.model import build
+from lvtrain.generation.recorded import read_config
+from lvtrain.model import begin, build
 from lvtrain.presets import preset as named_preset
 from lvtrain.systems import System, entry
 from lvtrain.training.accumulate import accumulating
@@ -77,6 +78,8 @@ def configure(
     kind, _ = entry(system).load()
     if not isinstance(model, kind):
         raise UserError(f"model: expected {kind.__name__}, found {type(model).__name__}")
+    if start := getattr(model, "start", None):
+        model = replace(cast(Any, model), start=start.resolve())
     check(model)
     check(train_config)
     smallest = getattr(model, "smallest_batch", 1)
@@ -94,6 +97,8 @@ def configure(
     if train_config.precision == "tf32" and device.type != "cuda":
         raise UserError(f"--precision tf32: expected a GPU, whose format it is; found {device}")
     store = Store.open(data)
+    if parallel := entry(system).parallel:
+        _check_parallel(store, model)
     return RunConfig(
         system=system,
         model=model,
@@ -107,8 +112,39 @@ def configure(
         tokenizer_digest=store.info.tokenizers[TOKENIZER],
         vocab_size=store.tokenizer.vocab_size,
         max_words=store.split("train").max_length,
+        target_vocab_size=(store.info.target_vocab_size or 0) if parallel else 0,
+        target_tokenizer_digest=store.info.tokenizers[TARGET_TOKENIZER] if parallel else "",
         preset=preset,
     )
+
+
+def _check_parallel(store: Store, model: Any) -> None:
+    """Raise UserError for a store that a system of pairs cannot learn from."""
+    if store.info.target_vocab_size is None:
+        raise UserError(
+            f"{store.path}: expected a store with a parallel side, found one without: "
+            "lvtrain prepare SOURCE --target TARGET makes one"
+        )
+    kinds = {store.info.tokenizers[name] for name in (TOKENIZER, TARGET_TOKENIZER)}
+    if model.one_vocabulary and len(kinds) > 1:
+        raise UserError(
+            f"--tied all: {store.path}: expected one vocabulary for both sides, found two: "
+            "lvtrain prepare --shared-vocabulary makes one"
+        )
+
+
+def starting_from(model: Any, run: Path) -> Any:
+    """The configuration of a system that goes on from the translator of `run`: with its shapes and
+    its regularisation, and an optimiser of its own.
+
+    Raises UserError for another system, or a folder without a translator.
+    """
+    theirs = read_config(run).model
+    theirs = getattr(theirs, "translator", theirs)
+    if not hasattr(model, "translator") or not isinstance(theirs, type(model.translator)):
+        raise UserError(f"--from {run}: expected the run of a translator to train one from it")
+    translator = replace(theirs, optimizer=model.translator.optimizer)
+    return replace(model, start=run.resolve(), translator=translator)
 
 
 def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome:
@@ -145,9 +181,13 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
     game = _game(system, settings)
     judge = None
     if settings.validate_every and "valid" in store.splits:
-        judge = validation(system, config, store.split("valid"), store.tokenizer)
+        judge = validation(
+            system, config, store.split("valid"), store.tokenizer, store.target_tokenizer
+        )
     if found:
         restore(game.engines, found)
+    else:
+        begin(system, config)
     with logged(config, out, found, new, store) as log:
         return train(on_device(game, device), batches, settings, out, log, judge, found)
 

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
+from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.encode import encode, rows
 from lvtrain.generation.latent_space import (
@@ -39,17 +40,21 @@ from lvtrain.generation.limits import check_number
 from lvtrain.generation.recorded import (
     CHECKPOINTS,
     CONFIG,
+    TARGET_TOKENIZER,
     TOKENIZER,
     build,
     build_read,
     open_store,
     read_config,
+    read_target_tokenizer,
     read_tokenizer,
 )
+from lvtrain.generation.translate import TranslateConfig, Translation, Translator
 from lvtrain.generation.weights import check_shapes, read_tensors, replacing, write_tensors
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
-from lvtrain.systems import GenerativeSystem, LatentSystem, System
+from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.training import checkpoint
 
 __all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
@@ -66,7 +71,8 @@ _ONCE = -1
 class Model:
     """A trained system, ready to use.
 
-    Where codes are asked for, the language model, which has none, raises UserError.
+    What a system has not (a language model codes, a translator sentences of its own) raises
+    UserError where it is asked for.
     """
 
     def __init__(
@@ -78,8 +84,10 @@ class Model:
         folder: Path,
         prior: CodeGaussian | None = None,
         data: Path | str | None = None,
+        target_tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config, self.system, self.tokenizer = config, system, tokenizer
+        self.target_tokenizer = target_tokenizer
         self.step, self.folder, self._prior = step, folder, prior
         self._data = None if data is None else Path(data)
         for part in self.system.parts.values():
@@ -87,19 +95,27 @@ class Model:
 
     @classmethod
     def load(
-        cls, folder: Path | str, which: str | int = "best", data: Path | str | None = None
+        cls,
+        folder: Path | str,
+        which: str | int = "best",
+        data: Path | str | None = None,
+        average: int = 1,
     ) -> Model:
         """Load a run folder, at its "best" validated step, its "latest" or a given one; or a
         folder that `save_pretrained` wrote. Runs no code from it.
 
-        `data` is the store to measure and fit on where it is not the one recorded. Raises
-        UserError, naming the file, where the files of the folder do not fit one another.
+        With `average` the parameters are the mean of those of so many newest checkpoints up to the
+        step, or of all (Vaswani et al. 2017, §6.1). `data` is the store to measure and fit on where
+        it is not the one recorded. Raises UserError, naming the file, where the files of the folder
+        do not fit one another.
         """
         folder = Path(folder)
         if which not in ("best", "latest") and not isinstance(which, int):
             raise UserError(f"which: expected 'best', 'latest' or a step, found {which!r}")
         if (folder / WEIGHTS).is_file():
             model = cls.from_pretrained(folder, data)
+            if average > 1:
+                raise UserError(f"{folder}: an exported model has no checkpoints to average")
             if isinstance(which, int) and which != model.step:
                 raise UserError(f"{folder}: no step {which}: the model is of step {model.step}")
             return model
@@ -108,18 +124,25 @@ class Model:
         if found is None:
             raise UserError(f"{folder}: the run has no checkpoint yet")
         best = found.meta.get("best")
-        step = best["step"] if which == "best" and best else which
+        # The best of single steps is no better a last step of a mean than the newest is.
+        step = best["step"] if which == "best" and best and average == 1 else which
         if isinstance(step, int) and step != found.step:
             found = checkpoint.at(folder / CHECKPOINTS, step)
+        averaged = _averaged(folder, found, average)
         tokenizer = read_tokenizer(folder, config)
+        target = read_target_tokenizer(folder, config)
         system = build_read(folder, config)
         for name, part in system.parts.items():
-            tensors = {n.removeprefix("module."): t for n, t in found.tensors(name).items()
-                       if n.startswith("module.")}  # fmt: skip
             shapes = {n: tuple(t.shape) for n, t in part.state_dict().items()}
-            check_shapes(found.path / f"{name}.safetensors", tensors, shapes)
-            part.load_state_dict(tensors)
-        return cls(config, system, tokenizer, found.step, folder, data=data)
+            mean: dict[str, Tensor] = {}
+            for one in averaged:
+                tensors = {n.removeprefix("module."): t for n, t in one.tensors(name).items()
+                           if n.startswith("module.")}  # fmt: skip
+                check_shapes(one.path / f"{name}.safetensors", tensors, shapes)
+                for n, t in tensors.items():
+                    mean[n] = mean[n] + t.double() if n in mean else t.double()
+            part.load_state_dict({n: t / len(averaged) for n, t in mean.items()})
+        return cls(config, system, tokenizer, found.step, folder, None, data, target)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, data: Path | str | None = None) -> Model:
@@ -127,13 +150,14 @@ class Model:
         folder = Path(folder)
         config = read_config(folder)
         tokenizer = read_tokenizer(folder, config)
+        target = read_target_tokenizer(folder, config)
         system = build_read(folder, config)
         tensors = read_tensors(folder / WEIGHTS)
         shapes = {f"{part}.{name}": tuple(tensor.shape) for part, module in system.parts.items()
                   for name, tensor in module.state_dict().items()}  # fmt: skip
         shapes["step"] = ()
         if fitted := any(name.startswith("prior.") for name in tensors):
-            width = system.decoder.code
+            width = cast(DecodingSystem, system).decoder.code
             shapes |= {"prior.mean": (width,), "prior.factor": (width, width)}
         check_shapes(folder / WEIGHTS, tensors, shapes)
         for name, part in system.parts.items():
@@ -141,7 +165,7 @@ class Model:
                    if n.startswith(f"{name}.")}  # fmt: skip
             part.load_state_dict(own)
         prior = CodeGaussian(tensors["prior.mean"], tensors["prior.factor"]) if fitted else None
-        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior, data)
+        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior, data, target)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model alone (safetensors, JSON, tokeniser), to be used without its run."""
@@ -152,17 +176,21 @@ class Model:
             for name, tensor in module.state_dict().items()
         }
         tensors["step"] = torch.tensor(self.step)
-        if not hasattr(self.system, "sample_codes"):
+        if translator_of(self.system) is None and not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_tensors(folder / WEIGHTS, tensors)
-            with replacing(folder / TOKENIZER) as partial:
-                # To the byte, where there is a file: its digest stands in the configuration.
-                if (recorded := self.folder / TOKENIZER).is_file():
-                    shutil.copyfile(recorded, partial)
-                else:
-                    self.tokenizer.save(partial)
+            tokenizers = {TOKENIZER: self.tokenizer, TARGET_TOKENIZER: self.target_tokenizer}
+            for name, tokenizer in tokenizers.items():
+                if tokenizer is None:
+                    continue
+                with replacing(folder / name) as partial:
+                    # To the byte, where there is a file: its digest stands in the configuration.
+                    if (recorded := self.folder / name).is_file():
+                        shutil.copyfile(recorded, partial)
+                    else:
+                        tokenizer.save(partial)
             with replacing(folder / CONFIG) as partial:
                 partial.write_text(json.dumps(to_json(self.config), indent=2), encoding="utf-8")
         except OSError as error:
@@ -176,7 +204,7 @@ class Model:
     @cached_property
     def store(self) -> Store:
         """The store trained on, or the one given for it; raises UserError for other words."""
-        return open_store(self.config, self._data, self.tokenizer)
+        return open_store(self.config, self._data, self.tokenizer, self.target_tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -191,12 +219,12 @@ class Model:
     def decode(self, codes: Float[Tensor, "N C"], seed: int = 0, **how: Any) -> list[str]:
         """The sentences of codes; `how` holds fields of DecodeConfig, greedy by default."""
         config = self._how(how)
-        width = self.system.decoder.code
+        width = self._decoding.decoder.code
         if codes.dim() != 2 or codes.shape[1] != width:
             found = " × ".join(map(str, codes.shape))
             raise UserError(f"{self.folder}: expected codes of N × {width}, found {found}")
         key = Key(seed=seed, step=_ONCE, path=("decode",))
-        return self.tokenizer.decode_batch(decode(self.system.decoder, codes, config, key))
+        return self.tokenizer.decode_batch(decode(self._decoding.decoder, codes, config, key))
 
     def generate(self, num: int, seed: int = 0, **how: Any) -> list[str]:
         """New sentences: codes from the prior or generator, decoded. A language model samples its
@@ -206,12 +234,35 @@ class Model:
         self._how(how)  # A mistake is told before the codes are drawn.
         return self.decode(self.sample_codes(num, seed), seed, **how)
 
+    def translate(self, sentences: Sequence[str], **how: Any) -> list[str]:
+        """The best translation of each sentence; `how` holds fields of TranslateConfig and of
+        BeamConfig."""
+        known = {field.name for field in fields(BeamConfig)}
+        search = BeamConfig(**{name: how.pop(name) for name in list(how) if name in known})
+        return [best[0].text for best in
+                self.translations(sentences, TranslateConfig(search=search, **how))]  # fmt: skip
+
+    def translations(
+        self, sentences: Sequence[str], config: TranslateConfig, first: int = 1
+    ) -> list[list[Translation]]:
+        """The translations of each sentence with their scores, the best first."""
+        return self.translator.translate(sentences, config, first)
+
+    @property
+    def translator(self) -> Translator:
+        """The model as a translator; raises UserError for another system."""
+        if (model := translator_of(self.system)) is None:
+            raise UserError(f"{self.folder}: '{self.config.system}' does not translate")
+        assert self.target_tokenizer is not None
+        return Translator(model, self.tokenizer, self.target_tokenizer, self.config.max_words)
+
     @torch.inference_mode()
     def sample_codes(self, num: int, seed: int = 0) -> Float[Tensor, "num C"]:
         """Codes from the prior or generator; from a plain autoencoder, from the Gaussian fitted to
         its codes."""
         check_number("num", num, 1, MOST_SENTENCES)
         key = Key(seed=seed, step=_ONCE, path=("sample",))
+        self._decoding  # noqa: B018  # raises for a translator
         if hasattr(self.system, "sample_codes"):
             return cast(GenerativeSystem, self.system).sample_codes(num, key, self.device)
         return self.prior.sample(key.normal(num, len(self.prior.mean), device=self.device))
@@ -274,7 +325,7 @@ class Model:
         for and kept in the run folder, where that can be written."""
         path = self.folder / PRIOR
         if self._prior is None:
-            self._prior = read_gaussian(path, self.step, self.system.decoder.code)
+            self._prior = read_gaussian(path, self.step, self._decoding.decoder.code)
         if self._prior is None:
             self._prior = self._fit_prior()
             if self.is_run and self.store.digest == self.config.store_digest:
@@ -298,10 +349,56 @@ class Model:
 
     def require_codes(self) -> None:
         """Raise UserError where the system gives sentences no codes."""
+        self._decoding  # noqa: B018  # raises for a translator
         if not hasattr(self.system, "encode"):
             raise UserError(f"{self.folder}: a language model has no codes")
+
+    @property
+    def _decoding(self) -> DecodingSystem:
+        if translator_of(self.system) is not None:
+            raise UserError(
+                f"{self.folder}: a translator has no codes or sentences of its own: see "
+                "lvtrain translate"
+            )
+        return cast(DecodingSystem, self.system)
 
     @property
     def _latent(self) -> LatentSystem:
         self.require_codes()
         return cast(LatentSystem, self.system)
+
+
+def _averaged(folder: Path, last: checkpoint.Checkpoint, count: int) -> list[checkpoint.Checkpoint]:
+    """The newest `count` checkpoints up to `last`; raises UserError where there are fewer."""
+    check_number("average", count, 1)
+    steps = [step for step in checkpoint.steps(folder / CHECKPOINTS) if step <= last.step]
+    if len(steps) < count:
+        raise UserError(
+            f"--average {count}: expected as many checkpoints up to step {last.step} in {folder}, "
+            f"found {len(steps)}; a run keeps as many as its --keep says"
+        )
+    before = sorted(steps)[-count:-1]
+    return [*(checkpoint.at(folder / CHECKPOINTS, step) for step in before), last]
+
+
+def begin(system: System, config: RunConfig) -> None:
+    """Put the system of a new run to where the run ended that it starts from, if it says one.
+
+    Raises UserError where that has no translator, of the same words and sizes.
+    """
+    start = getattr(config.model, "start", None)
+    ours = translator_of(system)
+    if start is None or ours is None:
+        return
+    found = Model.load(start)
+    theirs = translator_of(found.system)
+    if theirs is None:
+        raise UserError(f"--from {start}: expected a translator, found '{found.config.system}'")
+    for name in ("tokenizer_digest", "target_tokenizer_digest"):
+        if getattr(found.config, name) != getattr(config, name):
+            raise UserError(
+                f"--from {start}: expected the vocabularies of {config.store}, found others"
+            )
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
+    check_shapes(Path(start), theirs.state_dict(), shapes)
+    ours.load_state_dict(theirs.state_dict())

@@ -10,9 +10,12 @@ from lvtrain.errors import UserError, nearest
 from lvtrain.objectives.adversarial import LipschitzConfig
 from lvtrain.objectives.corruption import CorruptionConfig
 from lvtrain.objectives.divergence import KLConfig
+from lvtrain.objectives.policy_gradient import PolicyConfig
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig
+from lvtrain.systems.seq2seq import Seq2SeqConfig
+from lvtrain.systems.seq2seq_gan import DiscriminatorConfig, Seq2SeqGANConfig
 from lvtrain.systems.vae import VAEConfig
 
 
@@ -83,6 +86,45 @@ TINY = ARAEConfig(
     answer_scale=0.01,
 )
 
+# Small and much regularised: of Transformers on Multi30k Wu et al. 2021 (arXiv 2105.14462) find the
+# smallest best.
+MULTI30K = Seq2SeqConfig(
+    embedding=256,
+    hidden=384,
+    dropout=0.4,
+    tied="all",
+    optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), clip=1.0, warmup=200, decay=0.6),
+)
+MULTI30K_TRANSFORMER = Seq2SeqConfig(
+    architecture="transformer",
+    embedding=128,
+    hidden=256,
+    layers=4,
+    dropout=0.3,
+    tied="all",
+    optimizer=OptimizerConfig(
+        lr=3e-3, betas=(0.9, 0.98), clip=1.0, warmup=1_500, inverse_sqrt=True, decay=0.2
+    ),
+)
+_MULTI30K = TrainConfig(
+    steps=12_000,
+    batch_size=128,
+    by_length=True,
+    precision="bf16",
+    validate_every=500,
+    checkpoint_every=250,
+    keep=8,
+)
+# RMSProp is Adam without a mean of the gradients.
+_FINE = OptimizerConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
+_TINY_TRANSLATOR = Seq2SeqConfig(embedding=96, hidden=128, dropout=0.1, optimizer=_TINY_ADAM)
+_TINY_GAN = Seq2SeqGANConfig(
+    translator=_TINY_TRANSLATOR,
+    likelihood=1_400,
+    discriminator=DiscriminatorConfig(optimizer=OptimizerConfig(lr=2e-3)),
+    policy=PolicyConfig(rollouts=4),
+)
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "arae": {
         "default": Preset("the model of arae-snli for a first look: 10,000 steps",
@@ -116,6 +158,29 @@ PRESETS: dict[str, dict[str, Preset]] = {
             ),
             _TINY,
         ),
+    },
+    "seq2seq": {
+        "default": Preset("RNNSearch, 512 units, Adam", Seq2SeqConfig(), TrainConfig()),
+        "multi30k": Preset("RNNSearch for 29,000 pairs of sentences", MULTI30K,
+                           replace(_MULTI30K, steps=7_000)),
+        "multi30k-transformer": Preset(
+            "a Transformer for 29,000 pairs of sentences", MULTI30K_TRANSFORMER, _MULTI30K
+        ),
+        "tiny": Preset("RNNSearch on the embedded grammar: minutes on two cores",
+                       _TINY_TRANSLATOR, _TINY),
+        "tiny-transformer": Preset(
+            "a Transformer on the embedded grammar: minutes on two cores",
+            Seq2SeqConfig(architecture="transformer", embedding=96, hidden=256, layers=2,
+                          dropout=0.1, optimizer=replace(_TINY_ADAM, lr=2e-3, warmup=200)),
+            _TINY,
+        ),
+    },
+    "seq2seq-gan": {
+        "default": Preset("BR-CSGAN (Yang et al. 2018) from a trained translator: RMSProp, 5e-5",
+                          Seq2SeqGANConfig(translator=Seq2SeqConfig(optimizer=_FINE)),
+                          TrainConfig(steps=5_000, batch_size=32, validate_every=250)),
+        "tiny": Preset("likelihood, then BR-CSGAN, on the embedded grammar: minutes on two cores",
+                       _TINY_GAN, replace(_TINY, steps=2_000, batch_size=32)),
     },
     "lm": {
         "default": Preset("300 units, Adam", LanguageModelConfig(), TrainConfig()),

@@ -52,17 +52,14 @@ class Key:
         return at(self.step) if self.tape is None else self.tape.number(self.fold(name), at)
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh torch generator at the start of this key's stream; not for a tape, which could
-        not set it to another step."""
+        """A fresh torch generator at the start of this key's stream, equal on all ranks; not for a
+        tape, which could not set it to another step."""
         if self.tape is not None:
             raise NotPlayable("a torch generator cannot be set by the device")
         return torch.Generator(device).manual_seed(self.value())
 
     def seed_tensor(self, device: torch.device | str = "cpu") -> Tensor:
-        """The seed as an int64 tensor for kernels that draw their own noise; differs by rank."""
-        return self.fold("rank", self.rank)._seed(device)
-
-    def _seed(self, device: torch.device | str) -> Tensor:
+        """The seed in a tensor, equal on all ranks, for kernels that draw their own noise."""
         if self.tape is not None:
             return self.tape.seed(self)
         # Filled on the device: a copy of one number would have the host wait for it.
@@ -70,11 +67,11 @@ class Key:
 
     def normal(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Standard normal draws for this rank's rows."""
-        return noise.normal(self._seed(device), *shape, rank=self.rank, world=self.world)
+        return noise.normal(self.seed_tensor(device), *shape, rank=self.rank, world=self.world)
 
     def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Draws from U[0, 1) for this rank's rows."""
-        return noise.uniform(self._seed(device), *shape, rank=self.rank, world=self.world)
+        return noise.uniform(self.seed_tensor(device), *shape, rank=self.rank, world=self.world)
 
 
 class NotPlayable(Exception):

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.data.sources import Sentences
 
 # Without a GPU the Triton kernels are tested in Triton's interpreter. Triton reads this when it is
 # imported, which no test module does before this file is.
@@ -25,8 +26,10 @@ settings.load_profile("lvtrain")
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 600 sentences of the grammar, 60 of them for validation."""
+    """A store of 600 sentences of the grammar with translations, and 60 more for validation."""
     path = tmp_path_factory.mktemp("data") / "store"
-    sentences = Grammar().sample(660, seed=0)
-    prepare_sentences(sentences[:600], sentences[600:], config=PrepareConfig(), out=path)
+    texts, targets = zip(*Grammar().sample_pairs(660, seed=0), strict=True)
+    train = Sentences(texts=texts[:600], targets=targets[:600])
+    valid = Sentences(texts=texts[600:], targets=targets[600:])
+    prepare_sentences(train, valid, config=PrepareConfig(), out=path)
     return path

@@ -43,7 +43,7 @@ def numbers(config: Any) -> Iterator[tuple[Any, str, Any]]:
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value):
             yield from numbers(value)
-        elif not isinstance(value, str | bool):
+        elif not isinstance(value, str | bool) and "Path" not in str(hint):
             yield config, field.name, hint
 
 
@@ -58,7 +58,8 @@ NUMBERS = {
 @pytest.mark.parametrize("number", [-1, float("nan"), float("inf"), -1e300, "1", None, True])
 def test_no_number_may_be_negative_or_not_finite_or_none(field: str, number: Any) -> None:
     owner, name, hint = NUMBERS[field]
-    assert bounds(hint) is not None, "every number has bounds in its type"
+    choices = typing.get_origin(hint) is typing.Literal
+    assert choices or bounds(hint) is not None, "every number has bounds in its type"
     old = getattr(owner, name)
     new = (number, *old[1:]) if isinstance(old, tuple) else number
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: expected .*, found "):
@@ -144,3 +145,12 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[10:51] == [1.0] * 41
     assert rates[75] == pytest.approx(0.5) and rates[99] == pytest.approx(0.02)
     assert OptimizerConfig(lr=3.0).rate(10**9, 10) == 3.0
+
+
+def test_the_rate_rises_linearly_then_falls_as_the_inverse_root() -> None:
+    config = OptimizerConfig(lr=2.0, warmup=100, inverse_sqrt=True)
+    assert [config.rate(step, 10_000) for step in (0, 49, 99, 399, 9_999)] == pytest.approx(
+        [0.02, 1.0, 2.0, 1.0, 0.2]
+    )
+    last = replace(config, decay=0.5)
+    assert last.rate(7_499, 10_000) == pytest.approx(config.rate(7_499, 10_000) / 2, rel=1e-3)

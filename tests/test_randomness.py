@@ -36,6 +36,7 @@ def test_ranks_together_draw_what_one_process_draws(key: Key, world: int, rows: 
     for rank in range(world):
         own = Key(seed=key.seed, step=key.step, rank=rank, world=world)
         assert torch.equal(own.uniform(rows, 3), whole[rank::world])
+        assert torch.equal(own.seed_tensor(), key.seed_tensor())
 
 
 def test_draws_have_the_moments_they_should() -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Measure a run: reverse and forward perplexity by a language model, reconstruction, diversity,
-    the latent space; on the embedded grammar, exact figures. Writes evaluation.json, samples and
-    report.html into the run folder; of an exported model, only where --out says."""
+    the latent space; of a translator, BLEU and chrF; on the embedded grammar, exact figures.
+    Writes evaluation.json, samples and report.html into the run folder; of an exported model, only
+    where --out says."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, or an exported model."""
@@ -33,6 +34,10 @@ class EvaluateArguments:
     """The store to measure on; the one trained on unless told."""
     out: Path | None = None
     """The folder to write into; the run folder unless told."""
+    average: int = 1
+    """Average the parameters of so many of the newest checkpoints."""
+    baseline: Path | None = None
+    """Another translator's run, to compare with by paired bootstrap."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluateConfig
     )
@@ -51,9 +56,13 @@ def run(argv: list[str]) -> int:
 
     check(arguments.config)
     which = "best" if arguments.step is None else arguments.step
-    model = Model.load(arguments.run, which, arguments.data)
+    model = Model.load(arguments.run, which, arguments.data, arguments.average)
+    baseline = None
+    if arguments.baseline:
+        baseline = Model.load(arguments.baseline, average=arguments.average)
+        baseline.translator  # noqa: B018  # raises for another system, before any work
     out = arguments.out or (arguments.run if model.is_run else None)
-    found = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr))
+    found = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr), baseline)
     if arguments.json:
         print(json.dumps(found.figures, indent=2))
     else:

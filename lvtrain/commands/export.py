@@ -19,6 +19,8 @@ class ExportArguments:
     """The run folder."""
     out: Path
     """The folder to write; it must not exist."""
+    average: int = 1
+    """Average the parameters of so many of the newest checkpoints."""
     data: Path | None = None
     """The store, which a plain autoencoder's prior is fitted to; the one trained on unless told."""
 
@@ -32,7 +34,7 @@ def run(argv: list[str]) -> int:
 
     if arguments.out.exists():
         raise UserError(f"export: --out {arguments.out}: exists already")
-    model = Model.load(arguments.run, data=arguments.data)
+    model = Model.load(arguments.run, data=arguments.data, average=arguments.average)
     with new_folder(arguments.out, known_by=CONFIG) as folder:
         model.save_pretrained(folder)
     return 0

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lvtrain.errors import UserError
 
 
 def from_stdin() -> list[str]:
     """The lines of standard input, empty ones included."""
-    lines: list[str] = []
+    return list(stdin_lines())
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of standard input, empty ones included, as they come."""
     # Python has no standard input where the shell closed it.
     stream = sys.stdin.buffer if sys.stdin else ()
+    read = 0
     try:
         for line in stream:
-            lines.append(line.decode().rstrip("\r\n"))
+            read += 1
+            yield line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"standard input: line {len(lines) + 1}: not UTF-8: {error.reason}"
-        ) from None
+        raise UserError(f"standard input: line {read}: not UTF-8: {error.reason}") from None
     except OSError as error:
         raise UserError(f"standard input: {error.strerror}") from None
-    return lines
 
 
 def group(flag: str, given: Sequence[str]) -> list[str]:

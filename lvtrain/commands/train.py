@@ -76,11 +76,16 @@ def arguments(
             f"'{system}' (see {words} --help)"
         )
     config, _ = entry(system).load()
-    name = _preset_name(rest)
+    # These must be known before the flags, whose defaults they set.
+    name = _given(rest, "preset") or "default"
 
     from lvtrain.presets import PRESETS, preset
 
     model, train = preset(system, name)
+    if (start := _given(rest, "from")) and hasattr(model, "start"):
+        from lvtrain.experiment import starting_from
+
+        model = starting_from(model, Path(start))
     # MISSING keeps --data and --out required although the rest has defaults.
     missing: Any = tyro.MISSING
     default = kind(data=missing, out=missing, preset=name, model=model, train=train, **defaults)
@@ -101,12 +106,12 @@ def _table(presets: Mapping[str, Preset]) -> str:
     return "\n".join(f"  {name:{width}}  {preset.about}" for name, preset in presets.items())
 
 
-def _preset_name(argv: list[str]) -> str:
-    """The preset must be known before the flags, whose defaults it sets."""
-    name = "default"
+def _given(argv: list[str], flag: str) -> str:
+    """What a command line says to a flag: the last of them, as of any other."""
+    found = ""
     for i, argument in enumerate(argv):
-        if argument == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
-    return name  # the last of them, as of any other flag
+        if argument == f"--{flag}" and i + 1 < len(argv):
+            found = argv[i + 1]
+        elif argument.startswith(f"--{flag}="):
+            found = argument.removeprefix(f"--{flag}=")
+    return found

@@ -25,8 +25,8 @@ from lvtrain.data.workers import Processes, Workers, cores
 from lvtrain.errors import UserError
 
 KEPT: Final = (
-    "tokenizer", "vocab_size", "target_vocab_size", "min_count", "lowercase", "max_words",
-    "valid_fraction", "seed",
+    "tokenizer", "vocab_size", "target_vocab_size", "shared_vocabulary", "min_count", "lowercase",
+    "max_words", "valid_fraction", "seed",
 )  # fmt: skip
 """Settings that a store has once and for all."""
 

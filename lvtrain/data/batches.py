@@ -94,6 +94,8 @@ class Batch:
     labels: Int64[Tensor, " B"] | None = None
     targets: Int64[Tensor, "B S"] | None = None
     target_lengths: Int64[Tensor, " B"] | None = None
+    target_share: float | Tensor = 1.0
+    """What `share` is, of the words of the parallel side."""
 
     def part(self, part: int, parts: int) -> Self:
         """Return rows `part`, `part + parts`, …: of those that this rank has what a rank of their
@@ -105,8 +107,11 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and value.dim()
         }
-        share = self.share * parts * chosen["lengths"].sum() / self.lengths.sum()
-        return replace(self, **chosen, rows=self.rows[part::parts], share=share)
+        chosen["share"] = self.share * parts * chosen["lengths"].sum() / self.lengths.sum()
+        if self.target_lengths is not None:
+            words = chosen["target_lengths"].sum() / self.target_lengths.sum()
+            chosen["target_share"] = self.target_share * parts * words
+        return replace(self, **chosen, rows=self.rows[part::parts])
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device, to which it goes while the host works on."""
@@ -306,31 +311,32 @@ class _Window:
         tokens, lengths = split.padded(flat)
         self._tokens = _widened(tokens, max(self._widths), shape)
         self._lengths = lengths.reshape(shape)
-        self._shares = np.ones(len(rows))
-        if world > 1:
-            everyone = (split.lengths(rows.reshape(-1)) + 1).reshape(rows.shape).sum(axis=1)
-            self._shares = self._lengths.sum(axis=1) * world / everyone
+        everyone = (split.lengths(rows.reshape(-1)) + 1).reshape(rows.shape)
+        self._shares = self._lengths.sum(axis=1) * world / everyone.sum(axis=1)
         self._labels: np.ndarray | None = None
         self._targets: np.ndarray | None = None
         if split.labelled:
             self._labels = cast(Companions, split).labels(flat).reshape(shape)
         if split.parallel:
             parallel = cast(Companions, split)
-            widths = parallel.target_lengths(rows.reshape(-1)).reshape(rows.shape).max(axis=1) + 1
-            self._target_widths = widths.tolist()
+            everyone = parallel.target_lengths(rows.reshape(-1)).reshape(rows.shape) + 1
+            self._target_widths = everyone.max(axis=1).tolist()
             targets, target_lengths = parallel.padded_targets(flat)
             self._targets = _widened(targets, max(self._target_widths), shape)
             self._target_lengths = target_lengths.reshape(shape)
+            self._target_shares = self._target_lengths.sum(axis=1) * world / everyone.sum(axis=1)
 
     def batch(self, index: int) -> Batch:
         """Return one batch, copied: it neither changes the window nor keeps it alive."""
         i = index - self.first
         labels = targets = target_lengths = None
+        target_share = 1.0
         if self._labels is not None:
             labels = _tensor(self._labels[i])
         if self._targets is not None:
             targets = _tensor(self._targets[i, :, : self._target_widths[i]])
             target_lengths = _tensor(self._target_lengths[i])
+            target_share = float(self._target_shares[i])
         return Batch(
             tokens=_tensor(self._tokens[i, :, : self._widths[i]]),
             lengths=_tensor(self._lengths[i]),
@@ -341,6 +347,7 @@ class _Window:
             labels=labels,
             targets=targets,
             target_lengths=target_lengths,
+            target_share=target_share,
         )
 
 

@@ -41,7 +41,7 @@ class WordCounts:
 
     def save(self, path: Path) -> None:
         """Write the counts as an Arrow file that is complete or absent."""
-        table = _sum([*self._tables, self._table()])
+        table = added(*self._tables, self._table())
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with pa.OSFile(os.fsencode(partial), "wb") as file, pa.ipc.new_file(file, SCHEMA) as out:
             out.write_table(table)
@@ -60,8 +60,8 @@ def summed(paths: Iterable[Path]) -> pa.Table:
         with pa.memory_map(os.fsencode(path)) as file:
             pending.append(pa.ipc.open_file(file).read_all())
         if sum(table.num_rows for table in pending) > max(HELD_WORDS, whole.num_rows):
-            whole, pending = _sum([whole, *pending]), []
-    return _sum([whole, *pending])
+            whole, pending = added(whole, *pending), []
+    return added(whole, *pending)
 
 
 def most_frequent(counts: pa.Table, number: int | None, min_count: int = 1) -> dict[str, int]:
@@ -91,7 +91,8 @@ def scaled(counts: pa.Table, words: int) -> pa.Table:
     return counts.set_column(1, "count", rounded).filter(pc.greater(rounded, 0))
 
 
-def _sum(tables: list[pa.Table]) -> pa.Table:
+def added(*tables: pa.Table) -> pa.Table:
+    """Add the counts of tables up."""
     grouped = pa.concat_tables(tables).group_by("word", use_threads=False)
     found = grouped.aggregate([("count", "sum")])
     return pa.table([found["word"], found["count_sum"]], schema=SCHEMA)

@@ -50,6 +50,8 @@ class PrepareConfig:
     """Words or pieces in the vocabulary, specials not counted; every word if not given."""
     target_vocab_size: int | None = None
     """The same for the parallel side; as many as the first side if not given."""
+    shared_vocabulary: bool = False
+    """Make one vocabulary of both sides together, so that a translator can share embeddings."""
     min_count: int = 1
     """Least number of times that a word of the vocabulary occurs."""
     lowercase: bool = False
@@ -100,10 +102,13 @@ def check_files(config: PrepareConfig) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')}: expected with --{flag} and --{split}, {found}"
             )
-    if config.target_vocab_size is not None and not (config.target or config.target_column):
-        raise UserError(
-            "--target-vocab-size: expected with --target or --target-column, found neither"
-        )
+    if not (config.target or config.target_column):
+        for flag, found_ in (
+            ("--target-vocab-size", config.target_vocab_size is not None),
+            ("--shared-vocabulary", config.shared_vocabulary),
+        ):
+            if found_:
+                raise UserError(f"{flag}: expected with --target or --target-column, found neither")
 
 
 def check_settings(config: PrepareConfig) -> None:
@@ -123,6 +128,11 @@ def check_settings(config: PrepareConfig) -> None:
     if not 0 <= config.valid_fraction < 1:
         raise UserError(
             f"--valid-fraction: expected 0 or more and less than 1, found {config.valid_fraction}"
+        )
+    if config.shared_vocabulary and config.target_vocab_size is not None:
+        raise UserError(
+            "--target-vocab-size: expected none with --shared-vocabulary, whose size is "
+            f"--vocab-size; found {config.target_vocab_size}"
         )
     if config.tokenizer == "bpe":
         if config.min_count > 1:

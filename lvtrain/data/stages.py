@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lvtrain.data import counts
 from lvtrain.data.duplicates import Comparing, find_duplicates, keyed, write_keys
+from lvtrain.data.folder import write_whole
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, reasons
 from lvtrain.data.layout import Layout
 from lvtrain.data.passes import (
@@ -151,19 +152,29 @@ class Work:
     def tokenizers(self, seen: Seen, where: str) -> dict[str, Tokenizer]:
         """Make the vocabularies, or read those of the work that goes on."""
         config = self.config
-        wanted = {TOKENIZER: (seen.words, config.vocab_size, where)}
+        words = seen.words
+        if config.shared_vocabulary:
+            words = counts.added(seen.words, seen.target_words)
+        names = [TOKENIZER]
+        self._make_tokenizer(TOKENIZER, words, config.vocab_size, where)
         if seen.parallel:
-            size = config.target_vocab_size or config.vocab_size
-            wanted[TARGET_TOKENIZER] = (seen.target_words, size, f"{where}: parallel side")
-        made = {}
-        for name, (table, size, whose) in wanted.items():
-            path = self.result / name
-            if not path.exists():
-                partial = self._parts / name
-                _train_tokenizer(table, config, size, whose).save(partial)
-                partial.replace(path)
-            made[name] = Tokenizer.load(path)
-        return made
+            names.append(TARGET_TOKENIZER)
+            if config.shared_vocabulary:
+                write_whole(self.result / TARGET_TOKENIZER, (self.result / TOKENIZER).read_bytes())
+            else:
+                size = config.target_vocab_size or config.vocab_size
+                self._make_tokenizer(
+                    TARGET_TOKENIZER, seen.target_words, size, f"{where}: parallel side"
+                )
+        return {name: Tokenizer.load(self.result / name) for name in names}
+
+    def _make_tokenizer(self, name: str, words: pa.Table, size: int | None, where: str) -> None:
+        """Train a tokeniser and save it, unless it is there."""
+        path = self.result / name
+        if not path.exists():
+            partial = self._parts / name
+            _train_tokenizer(words, self.config, size, where).save(partial)
+            partial.replace(path)
 
     def encode(
         self,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from lvtrain.config import Bounds, Count, Natural, NotNegative
 from lvtrain.evaluation.perplexity import JudgeConfig
+from lvtrain.generation.translate import TranslateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +37,10 @@ class EvaluateConfig:
     """Of samples and choices of sentences."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that judges."""
+    translate: TranslateConfig = field(default_factory=TranslateConfig)
+    """Of a translator: how it translates."""
+    draws: Natural = 20
+    """Of a translator of the embedded grammar: translations drawn for each of so many sources as
+    `sources`, to see how many are valid and how many of the valid ones occur; 0 for none."""
+    sources: Count = 200
+    """Sentences that those are drawn for."""

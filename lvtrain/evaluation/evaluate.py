@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +18,7 @@ from lvtrain.data.batches import Batch, Rows, sequential
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.errors import UserError
-from lvtrain.evaluation import latent, overlap, reconstruction
+from lvtrain.evaluation import latent, overlap, reconstruction, translation
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.grammar import grammar_scores
 from lvtrain.evaluation.ngram import ngram_perplexity
@@ -26,13 +28,14 @@ from lvtrain.evaluation.perplexity import (
     negative_log_likelihood,
     perplexity,
 )
-from lvtrain.evaluation.sentences import ids, read, shuffled
+from lvtrain.evaluation.sentences import ids, read, shuffled, target_ids
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.model import Model
 from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem, System
 from lvtrain.systems.arae import ARAE
 from lvtrain.systems.language_model import LanguageModel
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.vae import VAE
 
 Figures = dict[str, Any]
@@ -67,7 +70,11 @@ def evaluating(system: System) -> Iterator[None]:
 
 
 def validation(
-    system: System, config: RunConfig, split: Rows, tokenizer: Tokenizer
+    system: System,
+    config: RunConfig,
+    split: Rows,
+    tokenizer: Tokenizer,
+    target: Tokenizer | None = None,
 ) -> Callable[[int], dict[str, float]]:
     """Make the function that gives the figures of a system on held-out sentences at a step.
 
@@ -78,18 +85,26 @@ def validation(
         VAE              negative_elbo, nats a sentence
         ARAE             reverse_ngram, the perplexity of real sentences under a trigram model of
                          generated ones: the figure that falls with both their quality and variety
+        translator       missing_bleu, 100 − BLEU of greedy translations; on the embedded grammar,
+                         invalid, the share of them that are not valid
+
+    `target` is the vocabulary of the parallel side, which a translator needs.
     """
     kept = _batches(split, config.train.validation_sentences, 0, torch.device("cpu"))
     sentences = ids(kept)
     texts = tokenizer.decode_batch(sentences)
     words = sum(len(text.split()) + 1 for text in texts)
     grammar = embedded_grammar(shuffled(texts, 0))
+    references = target.decode_batch(target_ids(kept)) if target else []
     key = Key(seed=config.train.seed, step=_ONCE, path=("validation",))
 
     def figures(step: int) -> dict[str, float]:
         device = next(cast(nn.Module, system).parameters()).device
         batches = [batch.to(device) for batch in kept]
         with evaluating(system), torch.inference_mode():
+            if (translator := translator_of(system)) is not None:
+                assert target is not None
+                return translation.validate(translator, batches, texts, references, target, grammar)
             if isinstance(system, LanguageModel):
                 nll = negative_log_likelihood(system, batches)
                 return {"perplexity": perplexity(nll / words)}
@@ -125,12 +140,17 @@ class Evaluation(NamedTuple):
     """Sentences and what came back from their codes."""
     interpolations: list[list[str]]
     """Sentences on the way from one to another."""
+    translations: Sequence[tuple[str, str, str]] = ()
+    """Sources, references, translations."""
 
 
 def evaluate(
-    model: Model, config: EvaluateConfig | None = None, progress: Progress | None = None
+    model: Model,
+    config: EvaluateConfig | None = None,
+    progress: Progress | None = None,
+    baseline: Model | None = None,
 ) -> Evaluation:
-    """Measure a trained system on its store.
+    """Measure a trained system on its store; a translator also against a `baseline`.
 
     A figure that a system cannot have is left out: a language model reconstructs nothing. Raises
     UserError, before any work, for a setting that cannot be.
@@ -143,6 +163,10 @@ def evaluate(
     train, test = store.split("train"), store.split(name)
     if not test.rows:
         raise UserError(f"{store.path}: split '{name}' has no sentences")
+    if translator_of(model.system) is not None:
+        return _evaluate_translator(model, config, name, test, baseline, tell)
+    if baseline is not None:
+        raise UserError(f"--baseline: expected a translator to compare, found {model.folder}")
     texts = model.tokenizer.decode_batch(read(test, config.sentences, config.seed))
     count = min(config.samples, train.rows)
     system = model.system
@@ -170,10 +194,50 @@ def evaluate(
         if grammar is not None:
             tell("parsing")
             figures |= grammar_scores(samples, grammar)
-    # JSON has no infinity: what is not finite is null.
-    figures = {k: None if isinstance(v, float) and not math.isfinite(v) else v
-               for k, v in figures.items()}  # fmt: skip
-    return Evaluation(figures, samples, pairs, walks)
+    return Evaluation(_finite(figures), samples, pairs, walks)
+
+
+def _finite(figures: Figures) -> Figures:
+    """JSON has no infinity: what is not finite is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in figures.items()}  # fmt: skip
+
+
+def _evaluate_translator(
+    model: Model,
+    config: EvaluateConfig,
+    name: str,
+    split: Rows,
+    baseline: Model | None,
+    tell: Progress,
+) -> Evaluation:
+    translator, how = model.translator, config.translate
+    sources, references = translation.pairs_of(
+        split, translator.source, translator.target, config.sentences, config.seed
+    )
+    tell(f"translating {len(sources):,} sentences")
+    found = translation.translated(translator, sources, how)
+    figures: Figures = {"step": model.step, "split": name, "sentences": len(sources)}
+    figures |= translation.scores(found, references)
+    if baseline is not None:
+        tell("translating with the baseline")
+        theirs = translation.translated(baseline.translator, sources, how)
+        figures |= translation.compare(theirs, found, references)
+    grammar = embedded_grammar(shuffled(sources, 0))
+    if grammar is not None:
+        figures["valid"] = translation.validity(found, sources, grammar)
+        if config.draws:
+            # Words out of the vocabulary leave a sentence without a translation that is known.
+            known = filter(grammar.is_grammatical, shuffled(sources, config.seed))
+            chosen = list(islice(known, config.sources))
+            tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
+            drawing = replace(
+                how, sample=True, search=replace(how.search, nbest=config.draws, beam=config.draws)
+            )
+            drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
+            figures |= translation.mass(drawn, chosen, grammar)
+    triples = list(zip(sources, references, found, strict=True))
+    return Evaluation(_finite(figures), found, [], [], shuffled(triples, config.seed))
 
 
 def embedded_grammar(texts: Sequence[str]) -> Grammar | None:

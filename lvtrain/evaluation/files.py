@@ -9,12 +9,13 @@ from typing import Any
 from lvtrain.evaluation.evaluate import Evaluation
 from lvtrain.generation.weights import replacing
 
-_SAMPLES, _RECONSTRUCTIONS = 100, 50
+_SAMPLES, _RECONSTRUCTIONS, _TRANSLATIONS = 100, 50, 50
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write evaluation.json, samples.txt, reconstructions.json and interpolations.json, each whole
-    or not at all; raises OSError where the file system refuses."""
+    """Write evaluation.json, samples.txt, reconstructions.json and interpolations.json, or of a
+    translator translations.json instead of the two; each whole or not at all. Raises OSError where
+    the file system refuses."""
     samples = evaluation.samples[:_SAMPLES]
     files = {
         "evaluation.json": _json(evaluation.figures),
@@ -22,6 +23,9 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         "reconstructions.json": _json(evaluation.reconstructions[:_RECONSTRUCTIONS]),
         "interpolations.json": _json(evaluation.interpolations),
     }
+    if evaluation.translations:
+        files = {name: files[name] for name in ("evaluation.json", "samples.txt")}
+        files["translations.json"] = _json(evaluation.translations[:_TRANSLATIONS])
     for name, text in files.items():
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from lvtrain.data.batches import Batch, Rows, sequential
 from lvtrain.data.feistel import feistel, mix
@@ -60,11 +61,21 @@ class MemorySplit:
 
 def ids(batches: Iterable[Batch]) -> list[list[int]]:
     """The sentences of batches as ids, without their ends."""
-    return [
-        row[: length - 1]
-        for batch in batches
-        for row, length in zip(batch.tokens.tolist(), batch.lengths.tolist(), strict=True)
-    ]
+    return [row for batch in batches for row in _unended(batch.tokens, batch.lengths)]
+
+
+def target_ids(batches: Iterable[Batch]) -> list[list[int]]:
+    """The parallel sides of batches as ids, without their ends."""
+    rows = []
+    for batch in batches:
+        assert batch.targets is not None and batch.target_lengths is not None
+        rows += _unended(batch.targets, batch.target_lengths)
+    return rows
+
+
+def _unended(tokens: Tensor, lengths: Tensor) -> list[list[int]]:
+    pairs = zip(tokens.tolist(), lengths.tolist(), strict=True)
+    return [row[: length - 1] for row, length in pairs]
 
 
 def read(split: Rows, limit: int | None = None, seed: int = 0) -> list[list[int]]:

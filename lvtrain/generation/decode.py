@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lvtrain.config import Count, Natural, NotNegative, check
 from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.modules.decoder import Decoder
+from lvtrain.modules.sampling import drawn
 from lvtrain.randomness import Key
 
 
@@ -34,6 +37,18 @@ class DecodeConfig:
         check(self)
 
 
+class Memory(Protocol):
+    """What decoding carries from word to word."""
+
+    def keep(self, rows: Tensor) -> Self:
+        """The memory of some rows only: finished sentences leave the batch."""
+        ...
+
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+"""Last words [B] and memory to logits of the next [B, V] and the new memory."""
+
+
 @torch.inference_mode()
 def decode(
     decoder: Decoder, codes: Float[Tensor, "N C"], config: DecodeConfig, key: Key
@@ -50,27 +65,31 @@ def decode(
     sentences: list[list[int]] = []
     for start in range(0, len(codes), config.batch_size):
         part = codes[start : start + config.batch_size]
-        sentences += _decode_batch(decoder, part, config, key.fold(start))
+        memory = decoder.start(part if part.shape[1] else None, len(part))
+        limits = torch.full((len(part),), config.max_words, device=part.device)
+        sentences += write(decoder.step, memory, limits, config, key.fold(start))
     return sentences
 
 
-def _decode_batch(
-    decoder: Decoder, codes: Float[Tensor, "B C"], config: DecodeConfig, key: Key
+def write(
+    step: Step, memory: Memory, limits: Int64[Tensor, " B"], config: DecodeConfig, key: Key
 ) -> list[list[int]]:
-    rows, device = len(codes), codes.device
-    memory = decoder.start(codes if codes.shape[1] else None, rows)
+    """The words that a decoder writes from a memory, a row each and no more than its limit, by the
+    temperature and top-k of `config`."""
+    rows, device = len(limits), limits.device
     words = torch.full((rows,), BOS, device=device)
     columns: list[Tensor] = []
     alive = torch.arange(rows, device=device)
     generator = key.generator(device) if config.temperature else None
-    for _ in range(config.max_words):
-        logits, memory = decoder.step(words, memory)
+    for _ in range(int(limits.max())):
+        logits, memory = step(words, memory)
         logits[:, (PAD, BOS)] = float("-inf")
         words = _choose(logits, config, generator)
-        running = words != EOS
+        running = (words != EOS) & (limits > len(columns))
         if not running.all():
             rest = running.nonzero().squeeze(1)
             alive, words, memory = alive[rest], words[rest], memory.keep(rest)
+            limits = limits[rest]
         if not len(alive):
             break
         columns.append(torch.full((rows,), PAD, device=device).index_copy_(0, alive, words))
@@ -90,8 +109,5 @@ def _choose(
     # The largest becomes 0, which stays 0 however low the temperature is.
     logits = logits - logits.amax(1, keepdim=True)
     temperature = max(config.temperature, torch.finfo(logits.dtype).tiny)
-    # Inverting the cumulated distribution takes one random number a row instead of one a word.
-    total = (logits / temperature).softmax(1).cumsum(1)
     uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
-    chosen = torch.searchsorted(total, uniform * total[:, -1:], right=True).squeeze(1)
-    return chosen.clamp_max(logits.shape[1] - 1)
+    return drawn(logits / temperature, uniform)

@@ -35,13 +35,19 @@ def rows(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
     """Sentences as ids, each ended. Raises UserError where there are none, or one is no text."""
     if not sentences:
         raise UserError("expected at least one sentence, found none")
+    check_text(sentences)
+    return [[*ids, EOS] for ids in tokenizer.encode_batch(list(sentences))]
+
+
+def check_text(sentences: Sequence[str]) -> None:
+    """Raise UserError where a sentence is no text: what bytes of a command line that are none
+    become."""
     for sentence in sentences:
         try:
             sentence.encode()
-        except UnicodeEncodeError:  # What bytes of a command line that are no text become.
+        except UnicodeEncodeError:
             said = ascii(sentence[:40])
             raise UserError(f"expected sentences in UTF-8, found {said}") from None
-    return [[*ids, EOS] for ids in tokenizer.encode_batch(list(sentences))]
 
 
 def padded(
@@ -55,16 +61,16 @@ def padded(
     return tokens, lengths
 
 
-def by_length(lengths: Sequence[int]) -> list[list[int]]:
+def by_length(lengths: Sequence[int], batch: int = BATCH) -> list[list[int]]:
     """The places of sentences in batches, the short ones first.
 
-    One long sentence must not pad a thousand short ones: a batch holds at most `BATCH` sentences
+    One long sentence must not pad a thousand short ones: a batch holds at most `batch` sentences
     and `BATCH_WORDS` words with their padding, or a single longer sentence.
     """
     parts: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        rows = len(parts[-1]) + 1 if parts else BATCH + 1
-        if rows > BATCH or rows * lengths[place] > BATCH_WORDS:
+        rows = len(parts[-1]) + 1 if parts else batch + 1
+        if rows > batch or rows * lengths[place] > BATCH_WORDS:
             parts.append([])
         parts[-1].append(place)
     return parts

@@ -14,6 +14,7 @@ import torch
 
 from lvtrain.config import RunConfig, check, from_json
 from lvtrain.data.checksums import sha256
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import uri_of
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
@@ -22,17 +23,19 @@ from lvtrain.generation.limits import check_number
 from lvtrain.randomness import Key
 from lvtrain.systems import System, entry
 
-CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer.json", "checkpoints"
+CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 # Step of draws that are made once a run rather than once a step.
 _ONCE = -1
 
 
 def build(config: RunConfig) -> System:
     """The system of a run with the parameters it starts from."""
-    _, system = entry(config.system).load()
+    found = entry(config.system)
+    _, system = found.load()
+    sizes = (config.vocab_size, config.target_vocab_size)[: 1 + found.parallel]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Key(seed=config.train.seed, step=_ONCE, path=("init",)).value())
-        return cast(System, system(config.model, config.vocab_size))
+        return cast(System, system(config.model, *sizes))
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -56,6 +59,8 @@ def read_config(folder: Path) -> RunConfig:
         check(model)
         check_number("vocab_size", config.vocab_size, 1)
         check_number("max_words", config.max_words, 1)
+        if entry(config.system).parallel:
+            check_number("target_vocab_size", config.target_vocab_size, 1)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config
@@ -63,14 +68,23 @@ def read_config(folder: Path) -> RunConfig:
 
 def read_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
     """The vocabulary of a run, which must be the one that its configuration records."""
-    path = folder / TOKENIZER
+    return _read_tokenizer(folder / TOKENIZER, config.vocab_size, config.tokenizer_digest)
+
+
+def read_target_tokenizer(folder: Path, config: RunConfig) -> Tokenizer | None:
+    """The vocabulary of the parallel side, where the system has one."""
+    if not config.target_vocab_size:
+        return None
+    path = folder / TARGET_TOKENIZER
+    return _read_tokenizer(path, config.target_vocab_size, config.target_tokenizer_digest)
+
+
+def _read_tokenizer(path: Path, size: int, expected: str) -> Tokenizer:
     tokenizer = Tokenizer.load(path)
-    if tokenizer.vocab_size != config.vocab_size:
+    if tokenizer.vocab_size != size:
         raise UserError(
-            f"{path}: expected {config.vocab_size:,} ids, as {CONFIG} says, found "
-            f"{tokenizer.vocab_size:,}"
+            f"{path}: expected {size:,} ids, as {CONFIG} says, found {tokenizer.vocab_size:,}"
         )
-    expected = config.tokenizer_digest
     if expected and (found := sha256(path)) != expected:
         raise UserError(
             f"{path}: expected SHA-256 {expected[:16]}…, as {CONFIG} says, found {found[:16]}…"
@@ -88,11 +102,15 @@ def build_read(folder: Path, config: RunConfig) -> System:
 
 
 def open_store(
-    config: RunConfig, data: Path | None = None, tokenizer: Tokenizer | None = None
+    config: RunConfig,
+    data: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    target: Tokenizer | None = None,
 ) -> Store:
     """The store that a run was trained on or, where `data` is given, that one.
 
-    Raises UserError where it is not there, or has not the vocabulary of `tokenizer`.
+    Raises UserError where it is not there, or has not the vocabulary of `tokenizer`, or of `target`
+    for its parallel side.
     """
     if data is None and uri_of(config.store) is None and not config.store.is_dir():
         raise UserError(
@@ -100,10 +118,15 @@ def open_store(
             "says where one is"
         )
     store = Store.open(data or config.store)
-    theirs = store.tokenizer
-    if tokenizer and (theirs.kind, theirs.words) != (tokenizer.kind, tokenizer.words):
-        raise UserError(
-            f"{store.path}: expected the vocabulary of the run, {tokenizer.vocab_size:,} ids, "
-            f"found another, {theirs.vocab_size:,} ids"
-        )
+    if target and store.target_tokenizer is None:
+        raise UserError(f"{store.path}: expected a store with a parallel side, found one without")
+    for ours, theirs, of in (
+        (tokenizer, store.tokenizer, "the run"),
+        (target, store.target_tokenizer, "the run's parallel side"),
+    ):
+        if ours and theirs and (theirs.kind, theirs.words) != (ours.kind, ours.words):
+            raise UserError(
+                f"{store.path}: expected the vocabulary of {of}, {ours.vocab_size:,} ids, "
+                f"found another, {theirs.vocab_size:,} ids"
+            )
     return store

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lvtrain.errors import UserError
+from lvtrain.training.parts import safetensors
 
 
 @contextlib.contextmanager
@@ -31,9 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; the library's own writer lets nobody but its owner read it."""
-    with replacing(path) as partial:
-        partial.write_bytes(save({n: t.detach().contiguous() for n, t in tensors.items()}))
+    """Write a safetensors file. The library's own writer lets nobody but its owner read it, and
+    refuses tables that are tied: each is written in full."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(safetensors(tensors))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from lvtrain.data.tokenizer import BOS
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
-from lvtrain.modules.encoder import LSTMLayer, dropped
+from lvtrain.modules.dropout import dropped
+from lvtrain.modules.encoder import LSTMLayer
+from lvtrain.randomness import Key
 
 # The target of a position that costs nothing.
 IGNORED = -100
@@ -61,7 +63,7 @@ class Decoder(nn.Module):
         code: Float[Tensor, "B C"] | None,
         inputs: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
         rate: float = 0.0,
     ) -> Float[Tensor, "B T H"]:
         """Hidden states under teacher forcing."""
@@ -69,9 +71,9 @@ class Decoder(nn.Module):
         x, _, _ = first.read(
             inputs, self.embedding, lengths, code, dropout, rate, sparse=self.sparse
         )
-        for layer in deeper:
-            x, _, _ = layer(dropped(x, dropout, rate), lengths)
-        return dropped(x, dropout, rate)
+        for place, layer in enumerate(deeper, 1):
+            x, _, _ = layer(dropped(x, dropout and dropout.fold(place), rate), lengths)
+        return dropped(x, dropout and dropout.fold(len(self.layers)), rate)
 
     def cross_entropy(
         self,
@@ -79,7 +81,7 @@ class Decoder(nn.Module):
         tokens: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
         inputs: Int64[Tensor, "B T"] | None = None,
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
         rate: float = 0.0,
         reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> Tensor:

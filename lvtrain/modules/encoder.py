@@ -10,6 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lvtrain.kernels.lstm import embedding_lstm, lstm
+from lvtrain.modules.dropout import dropped
+from lvtrain.randomness import Key
 
 
 class LSTMLayer(nn.Module):
@@ -50,7 +52,7 @@ class LSTMLayer(nn.Module):
         table: Float[Tensor, "V I"],
         lengths: Int64[Tensor, " B"],
         code: Float[Tensor, "B C"] | None = None,
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
         rate: float = 0.0,
         sparse: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +69,7 @@ class LSTMLayer(nn.Module):
                 words, table, self.w_ih, self.w_hh, bias, lengths=lengths, sparse=sparse
             )
         x = F.embedding(words, table, sparse=sparse)
-        return self(dropped(x, dropout, rate), lengths, code)
+        return self(dropped(x, dropout and dropout.fold(0), rate), lengths, code)
 
 
 class Encoder(nn.Module):
@@ -86,24 +88,16 @@ class Encoder(nn.Module):
         self,
         tokens: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
         rate: float = 0.0,
     ) -> Float[Tensor, "B H"]:
         first, *deeper = cast(list[LSTMLayer], list(self.layers))
         x, last, _ = first.read(
             tokens, self.embedding, lengths, None, dropout, rate, sparse=self.sparse
         )
-        for layer in deeper:
-            x, last, _ = layer(dropped(x, dropout, rate), lengths)
+        for place, layer in enumerate(deeper, 1):
+            x, last, _ = layer(dropped(x, dropout and dropout.fold(place), rate), lengths)
         return last
-
-
-def dropped(x: Tensor, generator: torch.Generator | None, rate: float) -> Tensor:
-    """Inverted dropout drawn from `generator`; the identity without one."""
-    if generator is None or rate == 0.0:
-        return x
-    keep = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) >= rate
-    return x * keep / (1.0 - rate)
 
 
 @torch.no_grad()

@@ -54,5 +54,6 @@ def kl_term(kl: Float[Tensor, "B Z"] | Float[Tensor, " B"], config: KLConfig) ->
     """
     if kl.dim() == 2 and config.free_bits_per == "dimension":
         return kl.mean(0).clamp_min(config.free_bits).sum()
-    total = kl.sum(-1) if kl.dim() == 2 else kl
-    return total.mean().clamp_min(config.free_bits)
+    total = (kl.sum(-1) if kl.dim() == 2 else kl).mean()
+    # A mixture's estimate may be negative: where nothing is free, a floor of 0 would bias it.
+    return total.clamp_min(config.free_bits) if config.free_bits else total

@@ -2,7 +2,7 @@
 
 It is made from the files of the run folder alone. `config.json` must be there; each other one that
 is (`metrics.jsonl`, `evaluation.json`, `samples.txt`, `interpolations.json`,
-`reconstructions.json`) adds its section.
+`reconstructions.json`, `translations.json`) adds its section.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lvtrain.report.sections import (
     reconstructions,
     samples,
     settings,
+    translations,
 )
 from lvtrain.report.style import STYLE
 from lvtrain.training.display import duration
@@ -47,7 +48,8 @@ def write_report(
     `store` is `StoreInfo.figures()` of the data; `evaluated` the folder of the evaluation's files,
     where that is not the run's. `interpolations.json` is a list of lists of
     sentences; `reconstructions.json` a list of pairs, or of objects with "source" and
-    "reconstruction"; `evaluation.json` numbers by name, nested or not.
+    "reconstruction"; `translations.json` one of (source, reference, translation);
+    `evaluation.json` numbers by name, nested or not.
     Raises UserError for a folder that is no run, or for a file in it that cannot be read.
     """
     config = load(run / "config.json")
@@ -65,6 +67,7 @@ def write_report(
         "Samples": samples(found / "samples.txt"),
         "Interpolations": interpolations(found / "interpolations.json"),
         "Reconstructions": reconstructions(found / "reconstructions.json"),
+        "Translations": translations(found / "translations.json"),
         "Data": data(store or {}),
         "Configuration": settings(config),
     }

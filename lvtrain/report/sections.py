@@ -129,6 +129,23 @@ def reconstructions(path: Path) -> str:
     return f'<table class="pairs">{head}{rows}</table>'
 
 
+def translations(path: Path) -> str:
+    """Sources with their references and translations, marked where these differ."""
+    rows = ""
+    for item in (load(path) or [])[:_PAIRS]:
+        if not _is_list_of(item, str) or len(item) != 3:
+            raise UserError(f"{path}: expected a list of (source, reference, translation)")
+        source, reference, translation = item
+        rows += (
+            f"<tr><td>{escape(source)}</td><td>{escape(reference)}</td>"
+            f"<td>{_marked(reference, translation)}</td></tr>"
+        )
+    if not rows:
+        return ""
+    head = "<tr><th>source</th><th>reference</th><th>translation</th></tr>"
+    return f'<table class="pairs">{head}{rows}</table>'
+
+
 def _marked(before: str, after: str) -> str:
     """`after` with the words marked that are not in `before`."""
     old, new = before.split(), after.split()

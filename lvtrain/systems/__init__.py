@@ -29,17 +29,21 @@ class System(Protocol):
         """The modules of a checkpoint, by name: together they hold every parameter once."""
         ...
 
-    @property
-    def decoder(self) -> Decoder:
-        """Codes to words."""
-        ...
-
     def game(self, engine: EngineFactory) -> Game:
         """The system's players around engines."""
         ...
 
 
-class LatentSystem(System, Protocol):
+class DecodingSystem(System, Protocol):
+    """A system that makes sentences of codes; a language model's are of size 0."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """Codes to words."""
+        ...
+
+
+class LatentSystem(DecodingSystem, Protocol):
     """A system that gives sentences codes."""
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ class LatentSystem(System, Protocol):
         ...
 
 
-class GenerativeSystem(System, Protocol):
+class GenerativeSystem(DecodingSystem, Protocol):
     """A system with a prior over codes."""
 
     def sample_codes(self, n: int, key: Key, device: torch.device) -> Tensor:
@@ -63,6 +67,8 @@ class Entry:
     config: str
     system: str
     summary: str
+    parallel: bool = False
+    """Whether it learns from pairs of sentences."""
 
     def load(self) -> tuple[type, type]:
         """Its configuration class and its system class."""
@@ -81,6 +87,12 @@ SYSTEMS = {
                  "variational autoencoder (Bowman et al. 2016)"),
     "lm": Entry("lvtrain.systems.language_model", "LanguageModelConfig", "LanguageModel",
                 "recurrent language model"),
+    "seq2seq": Entry("lvtrain.systems.seq2seq", "Seq2SeqConfig", "Seq2Seq",
+                     "translation: RNNSearch (Bahdanau et al. 2015) or a Transformer",
+                     parallel=True),
+    "seq2seq-gan": Entry("lvtrain.systems.seq2seq_gan", "Seq2SeqGANConfig", "Seq2SeqGAN",
+                         "translation against a discriminator (Yang et al. 2018; Wu et al. 2017)",
+                         parallel=True),
 }  # fmt: skip
 
 

@@ -98,8 +98,8 @@ class ARAEConfig:
     fresh: Natural = 1
     """Batches an overlapped iteration encodes for the critic besides the one it learns from."""
     lag: Lag = 0
-    """1 has the encoder learn from the critic of the iteration before, which on a cluster leaves
-    the adversary a whole iteration for its updates: more could hide no more."""
+    """Iterations that the critic from which the encoder learns is behind. With 1, the adversary on
+    a cluster has a whole iteration for its updates; more could hide no more."""
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""

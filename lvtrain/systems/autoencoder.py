@@ -98,7 +98,7 @@ class Autoencoder(nn.Module):
         self,
         tokens: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
     ) -> Float[Tensor, "B C"]:
         """The codes of sentences, free of noise."""
         h = self.encoder(tokens, lengths, dropout, self.config.dropout)
@@ -149,9 +149,7 @@ class AutoencoderPlayer:
 
     def _encode(self, tokens: Tensor, lengths: Tensor, key: Key) -> Tensor:
         self.autoencoder.train()
-        rate = self.autoencoder.config.dropout
-        dropout = key.fold("encoder dropout").generator(tokens.device) if rate else None
-        return self.autoencoder.encode(tokens, lengths, dropout)
+        return self.autoencoder.encode(tokens, lengths, key.fold("encoder dropout"))
 
     def decode(self) -> None:
         assert self._batch is not None and self._codes is not None, "decode follows propose"
@@ -163,10 +161,10 @@ class AutoencoderPlayer:
             )
             noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
             codes = codes + std * noise
-        dropout = key.fold("decoder dropout").generator(codes.device) if config.dropout else None
         self._loss = batch.share * self.autoencoder.decoder.cross_entropy(
-            codes, batch.tokens, batch.lengths, dropout=dropout, rate=config.dropout
-        )
+            codes, batch.tokens, batch.lengths,
+            dropout=key.fold("decoder dropout"), rate=config.dropout,
+        )  # fmt: skip
 
     def learn(self, answer: Tensors | None) -> Metrics:
         assert self._codes is not None, "learn follows propose"

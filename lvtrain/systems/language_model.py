@@ -74,10 +74,8 @@ class LanguageModel(nn.Module):
     def loss(self, batch: Batch, key: Key) -> tuple[Tensor, Metrics]:
         """−log p(x), a mean over words."""
         self.train()
-        rate = self.config.dropout
-        dropout = key.fold("dropout").generator(batch.tokens.device) if rate else None
         loss = batch.share * self.decoder.cross_entropy(
-            None, batch.tokens, batch.lengths, dropout=dropout, rate=rate
+            None, batch.tokens, batch.lengths, dropout=key.fold("dropout"), rate=self.config.dropout
         )
         return loss, {"cross_entropy": loss.detach()}
 

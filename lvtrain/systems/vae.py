@@ -80,7 +80,7 @@ class VAE(nn.Module):
         self,
         tokens: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
-        dropout: torch.Generator | None = None,
+        dropout: Key | None = None,
     ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
         """μ and log σ² of q(z | x)."""
         h = self.encoder(tokens, lengths, dropout, self.config.dropout)
@@ -102,17 +102,18 @@ class VAE(nn.Module):
         """The negative ELBO with what is free of its KL term, a mean over sentences."""
         self.train()
         config, device, rows = self.config, batch.tokens.device, len(batch.rows)
-        dropout = key.fold("dropout").generator(device) if config.dropout else None
-        mu, logvar = self.posterior(batch.tokens, batch.lengths, dropout)
-        seed, prior = key.fold("z").seed_tensor(device), self.prior
+        mu, logvar = self.posterior(batch.tokens, batch.lengths, key.fold("encoder dropout"))
+        seed, rank, world = key.fold("z").seed_tensor(device), key.rank, key.world
         if config.components > 1:
-            z, kl = reparameterize_mixture(mu, logvar, seed, prior.mean, prior.logvar, prior.weight)
+            prior = (self.prior.mean, self.prior.logvar, self.prior.weight)
+            z, kl = reparameterize_mixture(mu, logvar, seed, *prior, rank=rank, world=world)
         else:
-            z, kl = reparameterize(mu, logvar, seed)
+            z, kl = reparameterize(mu, logvar, seed, rank=rank, world=world)
         inputs = drop_words(shifted(batch.tokens), config.word_dropout, key.fold("word dropout"))
         nll = self.decoder.cross_entropy(
-            z, batch.tokens, batch.lengths, inputs, dropout, config.dropout, reduction="sum"
-        )
+            z, batch.tokens, batch.lengths, inputs, key.fold("decoder dropout"), config.dropout,
+            reduction="sum",
+        )  # fmt: skip
         beta = key.number("beta", config.kl.weight)
         loss = nll / rows + beta * kl_term(kl, config.kl)
         return loss, {

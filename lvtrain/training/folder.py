@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
 from lvtrain.data.checksums import sha256
-from lvtrain.data.info import TOKENIZER
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import read_bytes
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
@@ -33,7 +33,8 @@ _LOCK = ".lock"
 # The weights that `Model.save_pretrained` writes, beside a configuration like a run's.
 _EXPORTED = "model.safetensors"
 # What may differ: the store may have moved, and its digest covers that of its tokeniser.
-FREE = {f"train.{name}" for name in RESUMABLE_FIELDS} | {"store", "tokenizer_digest"}
+FREE = {f"train.{name}" for name in RESUMABLE_FIELDS}
+FREE |= {"store", "tokenizer_digest", "target_tokenizer_digest"}
 # What a file system answers that has no locks: a run there goes without.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -78,12 +79,13 @@ def find_checkpoint(
     Raises UserError for a file of the run that does not belong to it, or a step beyond the last.
     """
     theirs = _read_config(out / CONFIG, config)
-    copy, expected = out / TOKENIZER, config.tokenizer_digest
-    if copy.exists() and expected and (found := sha256(copy)) != expected:
-        raise UserError(
-            f"{copy}: not the tokenizer of {config.store}: expected SHA-256 {expected[:16]}…, "
-            f"found {found[:16]}…"
-        )
+    for name, expected in _tokenizers(config).items():
+        copy = out / name
+        if copy.exists() and expected and (found := sha256(copy)) != expected:
+            raise UserError(
+                f"{copy}: not the tokenizer of {config.store}: expected SHA-256 {expected[:16]}…, "
+                f"found {found[:16]}…"
+            )
     last = latest() if latest else checkpoint.latest(out / CHECKPOINTS)
     read_metrics(out)
     if last is None:
@@ -124,21 +126,30 @@ def held(out: Path) -> Iterator[None]:
 
 @contextmanager
 def recorded(out: Path, config: RunConfig, *, new: bool) -> Iterator[None]:
-    """Write the configuration and the tokeniser into `out`.
+    """Write the configuration and the tokenisers into `out`.
 
     A new run that ends before its first step leaves nothing: neither these nor an empty log.
     """
     try:
         replace_file(out / CONFIG, json.dumps(to_json(config), indent=2).encode())
-        if not (out / TOKENIZER).exists():
-            replace_file(out / TOKENIZER, read_bytes(config.store / TOKENIZER))
+        for name in _tokenizers(config):
+            if not (out / name).exists():
+                replace_file(out / name, read_bytes(config.store / name))
         yield
     except BaseException:
         if new:
-            for name in (TOKENIZER, METRICS, CONFIG):
+            for name in (*_tokenizers(config), METRICS, CONFIG):
                 (out / name).unlink(missing_ok=True)
             shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
         raise
+
+
+def _tokenizers(config: RunConfig) -> dict[str, str]:
+    """The tokenisers of a run with the SHA-256 of each."""
+    found = {TOKENIZER: config.tokenizer_digest}
+    if config.target_vocab_size:
+        found[TARGET_TOKENIZER] = config.target_tokenizer_digest
+    return found
 
 
 def _lock(path: Path, out: Path) -> int:

@@ -89,7 +89,9 @@ class Recorded:
             return self.game.iterate(batches, key)
         count = self.batches_per_iteration
         given = [batches.at(key.step * count + i) for i in range(count)]
-        longest = max(batch.tokens.shape[1] for batch in given)
+        longest = max(
+            t.shape[1] for batch in given for t in _tensors(batch).values() if t.dim() == 2
+        )
         width = -(-longest // self._widths) * self._widths
         take = self._takes.get(width)
         if take is None:

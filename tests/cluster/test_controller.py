@@ -26,10 +26,19 @@ from lvtrain.experiment import configure
 from lvtrain.model import Model
 from lvtrain.presets import preset
 from lvtrain.training.checkpoint import Checkpoint, latest
+from tests.systems.test_seq2seq_gan import SMALL as SMALL_TRANSLATORS
 from tests.training.smooth import smooth
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+# Every phase in a few steps: likelihood, the discriminator alone, both.
+SMALL_GAN = replace(
+    SMALL_TRANSLATORS,
+    likelihood=2,
+    fresh=1,
+    discriminator=replace(SMALL_TRANSLATORS.discriminator, accuracy=0.1),
+    critic=replace(SMALL_TRANSLATORS.critic, pretraining=2),
+)
 SMALL = ClusterConfig(cpus=0.5, adversary_cpus=0.5, timeout=60.0)
 
 
@@ -110,6 +119,27 @@ def test_tensors_that_go_straight_from_worker_to_worker_are_the_same(
     carry_out(config, cluster, tmp_path / "store")
     carry_out(config, replace(cluster, transport="nixl"), tmp_path / "straight")
     assert_same_bits(tmp_path / "straight", tmp_path / "store")
+
+
+@pytest.mark.parametrize("adversary", ["brcsgan", "wu", "wgan"])
+def test_translators_and_adversaries_play_on_workers_as_in_one_process(
+    adversary: str, store: Path, tmp_path: Path
+) -> None:
+    model = replace(SMALL_GAN, adversary=adversary, lag=1 if adversary == "wu" else 0)
+    steps = 20 if adversary == "brcsgan" else 6
+    config = configured(store, "seq2seq-gan", model, steps=steps)
+    experiment.carry_out(config, tmp_path / "one")
+    carry_out(config, SMALL, tmp_path / "many")
+    assert_same_bits(tmp_path / "many", tmp_path / "one")
+
+
+def test_translations_are_shared_out_among_any_number_of_workers(
+    store: Path, tmp_path: Path
+) -> None:
+    config = configured(store, "seq2seq-gan", SMALL_GAN, steps=8)
+    experiment.carry_out(config, tmp_path / "one")
+    carry_out(config, replace(SMALL, workers=2, adversaries=3), tmp_path / "many")
+    assert_near(tmp_path / "many", tmp_path / "one", 1e-4)
 
 
 @pytest.mark.parametrize("system", ["lm", "vae"])

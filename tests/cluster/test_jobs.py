@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import socket
@@ -48,10 +49,16 @@ class Head:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports below those that the kernel gives to any connection while a cluster starts."""
+    ports: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 1_000):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        ports.append(port)
+        if len(ports) == count:
+            break
     return ports
 
 
@@ -77,11 +84,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     subprocess.run(["ray", "get-auth-token", "--generate"], env=environment, check=True,
                    stdout=subprocess.DEVNULL)  # fmt: skip
-    port, dashboard, metrics = free_ports(3)
+    port, dashboard, agent, metrics = free_ports(4)
     temporary = Path("/tmp") / f"lv{os.getpid()}"
     node = subprocess.Popen(
         ["ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-         f"--metrics-export-port={metrics}", "--num-cpus=4", "--disable-usage-stats",
+         f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
+         "--num-cpus=4", "--disable-usage-stats",
          f"--temp-dir={temporary}", "--min-worker-port=0", "--max-worker-port=0"],
         env={**environment, "RAY_metrics_report_interval_ms": "1000"},
         stdout=subprocess.DEVNULL,
@@ -92,8 +100,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         found = Head(environment, f"127.0.0.1:{port}", jobs, metrics)
         give_up = time.monotonic() + 60
         # Jobs are listed before the agent that starts them is there.
-        while found.run(*f"ray job submit --no-wait --address {jobs} -- true".split()).returncode:
-            assert node.poll() is None and time.monotonic() < give_up
+        submit = f"ray job submit --no-wait --address {jobs} -- true".split()
+        while (tried := found.run(*submit)).returncode:
+            assert node.poll() is None and time.monotonic() < give_up, tried.stdout
             time.sleep(1)
         yield found
     finally:

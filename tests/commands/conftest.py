@@ -27,6 +27,18 @@ def runs(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {system: folder / system for system in SYSTEMS}
 
 
+@pytest.fixture(scope="session")
+def translators(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each translator, long enough that it writes words."""
+    folder = tmp_path_factory.mktemp("translators")
+    for preset in ("tiny", "tiny-transformer"):
+        argv = ["train", "seq2seq", "--data", str(store), "--out", str(folder / preset), *TRAIN]
+        steps = ["--steps", "60", "--checkpoint-every", "15", "--validate-every", "60",
+                 "--optimizer.warmup", "10"]  # fmt: skip
+        assert run([*argv, "--preset", preset, "--keep", "3", *steps]) == 0
+    return {path.name: path for path in folder.iterdir()}
+
+
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Ask:
     """What a command that does its work writes on standard output."""

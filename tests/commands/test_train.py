@@ -77,8 +77,9 @@ def test_odd_command_lines_are_answered_in_one_line(
     assert "--tied: expected --embedding equal to --hidden" in said("--tied", "lm")
     assert "out of memory: tried to allocate" in said("--hidden 10000000", "lm")
     assert "out of memory: storage size" in said("--hidden 1000000000000000000", "lm")
-    assert "before the flags, one of arae, ae, dae, vae, lm, found '--tied'" in refused(
-        capsys, "train", "--tied", "lm"
+    assert (
+        "before the flags, one of arae, ae, dae, vae, lm, seq2seq, seq2seq-gan, found '--tied'"
+        in refused(capsys, "train", "--tied", "lm")
     )
     assert "missing --data, --out (see" in refused(capsys, "train", "lm")
     assert "--out file: expected a folder, found a file" in said("", out="file")

@@ -118,9 +118,12 @@ def test_ranks_share_the_batch_of_one(
     assert sum(part.words for part in parts) == whole.words == int(whole.lengths.sum())
     for part in parts:
         assert part.share == pytest.approx(part.words * world / whole.words)
+        assert part.target_lengths is not None and whole.target_lengths is not None
+        targets = part.target_lengths.sum() * world / whole.target_lengths.sum()
+        assert part.target_share == pytest.approx(targets.item())
     for rank, part in enumerate(parts):
         for name, value in vars(whole).items():
-            if name not in ("words", "share"):
+            if name not in ("words", "share", "target_share"):
                 expected = value if name == "index" else value[rank::world]
                 assert np.array_equal(vars(part)[name], expected), name
 

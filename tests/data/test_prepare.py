@@ -382,3 +382,31 @@ def test_the_record_is_json_with_the_rates(tmp_path: Path) -> None:
     assert record["splits"]["train"]["oov_rate"] == 0
     assert StoreInfo.from_json(info.to_json()) == info
     assert record["sources"][0]["file"].endswith("corpus.txt")
+
+
+def test_one_vocabulary_of_both_sides(tmp_path: Path) -> None:
+    pairs = Sentences(texts=["a b", "b c"] * 9, targets=["c d", "d e e"] * 9)
+    config = PrepareConfig(shared_vocabulary=True, target_column="x", valid_fraction=0)
+    info = prepare_sentences(pairs, config=config, out=tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    assert store.target_tokenizer is not None
+    assert set(store.tokenizer.words) == set("abcde")
+    assert store.tokenizer.words == store.target_tokenizer.words
+    assert len(set(info.tokenizers.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "--shared-vocabulary: expected with --target or --target-column, found neither"),
+        ({"target_column": "x", "target_vocab_size": 3}, "--target-vocab-size: expected none"),
+    ],
+)
+def test_a_shared_vocabulary_needs_two_sides_and_has_one_size(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "text").write_text("a b\n" * 9)
+    config = PrepareConfig(files=(str(tmp_path / "text"),), shared_vocabulary=True, **settings)
+    with pytest.raises(UserError, match=said):
+        prepare(config, tmp_path / "store")
+    assert not (tmp_path / "store").exists()

@@ -144,7 +144,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("system", MODELS)
 def test_evaluation_has_the_figures_that_a_system_can_have(system, store, tmp_path):
-    figures, samples, pairs, walks = evaluate(untrained(system, store, tmp_path), CONFIG)
+    figures, samples, pairs, walks, _ = evaluate(untrained(system, store, tmp_path), CONFIG)
     everything = set().union(*EXPECTED.values())
     assert everything & figures.keys() == EXPECTED[system]
     assert figures["samples"] == len(samples) == 120 and figures["split"] == "test"

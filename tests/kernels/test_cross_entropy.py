@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvtrain.kernels import cross_entropy, reference
+from lvtrain.kernels import cross_entropy_tiled, reference
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
 
 
@@ -34,8 +34,8 @@ def compare(x, weight, target, bias=None, cotangent=None, **options) -> None:
 def tiling(request, monkeypatch):
     """Both one chunk of one tile, and several of each with a remainder."""
     if request.param == "tiled":
-        monkeypatch.setitem(cross_entropy.CHUNK_BYTES, "cpu", 3 * 50 * 8)
-        monkeypatch.setitem(cross_entropy.TILE_BYTES, "cpu", 3 * 16 * 8)
+        monkeypatch.setitem(cross_entropy_tiled.CHUNK_BYTES, "cpu", 3 * 50 * 8)
+        monkeypatch.setitem(cross_entropy_tiled.TILE_BYTES, "cpu", 3 * 16 * 8)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

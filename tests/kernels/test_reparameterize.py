@@ -115,6 +115,42 @@ def test_any_strides():
         torch.testing.assert_close(a, b)
 
 
+def sampled(f, mu, logvar, prior, **place) -> list[torch.Tensor]:
+    """z, KL and every gradient."""
+    z, kl = f(mu, logvar, SEED, *prior, **place)
+    return [z, kl, *torch.autograd.grad(z.square().sum() + kl.sum(), [mu, logvar, *prior])]
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 3, 16])
+@pytest.mark.parametrize("f", [reparameterize, reparameterize_mixture])
+def test_ranks_together_sample_what_one_process_does(f, rows, world):
+    prior = mixture(3, 7) if f is reparameterize_mixture else []
+    inputs = [draw(rows * world, 7), draw(rows * world, 7, seed=1)]
+    whole = sampled(f, *inputs, prior)
+    of_prior = [torch.zeros_like(t) for t in prior]
+    for rank in range(world):
+        own = [t[rank::world].detach().requires_grad_() for t in inputs]
+        found = sampled(f, *own, prior, rank=rank, world=world)
+        for a, b in zip(found[:4], whole[:4], strict=True):
+            torch.testing.assert_close(a, b[rank::world], rtol=1e-12, atol=1e-12)
+        of_prior = [total + t for total, t in zip(of_prior, found[4:], strict=True)]
+    for a, b in zip(of_prior, whole[4:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("f", ["reparameterize", "reparameterize_mixture"])
+def test_a_rank_agrees_with_the_definition(f):
+    prior = mixture(2, 5) if f == "reparameterize_mixture" else []
+    inputs = [draw(4, 5), draw(4, 5, seed=1)]
+    ours, theirs = (
+        sampled(function, *inputs, prior, rank=1, world=3)
+        for function in (globals()[f], getattr(reference, f))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_the_seed_decides_the_noise():
     mu, logvar = draw(4, 3), draw(4, 3, seed=1)
     z, _ = reparameterize(mu, logvar, SEED)
@@ -160,6 +196,8 @@ def test_a_second_derivative_is_refused(f):
         ({"seed": torch.tensor([1, 2])}, "seed: expected one int64"),
         ({"seed": 3}, "seed: expected one int64"),
         ({"seed": SEED.to("meta")}, "seed: expected a tensor on cpu like mu, found meta"),
+        ({"rank": 1}, "rank: expected 0 ≤ rank < world = 1, found 1"),
+        ({"rank": -1, "world": 2}, "rank: expected 0 ≤ rank < world = 2, found -1"),
     ],
 )
 def test_a_wrong_argument_is_named(change, message):
@@ -174,6 +212,7 @@ def test_a_wrong_argument_is_named(change, message):
     [
         ({"mu": torch.zeros(3)}, "mu: expected shape [B, Z], found [3]"),
         ({"seed": 3}, "seed: expected one int64"),
+        ({"rank": 2, "world": 2}, "rank: expected 0 ≤ rank < world = 2, found 2"),
         ({"component_logit": torch.zeros(0)}, "component_logit: expected shape [K], K ≥ 1"),
         ({"component_mean": torch.zeros(2, 4)}, "component_mean: expected shape [2, 3], found"),
         ({"component_logvar": torch.zeros(3, 3)}, "component_logvar: expected shape [2, 3], found"),

@@ -31,9 +31,9 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
 
 
-def noise(height: int, width: int, seed: Tensor = SEED) -> Tensor:
+def noise(height: int, width: int, seed: Tensor = SEED, **place: int) -> Tensor:
     zero = torch.zeros(height, width, device=DEVICE)
-    return reparameterize(zero, zero, seed)[0]
+    return reparameterize(zero, zero, seed, **place)[0]
 
 
 def philox(seed: int, counter: tuple[int, int]) -> list[int]:
@@ -104,16 +104,25 @@ def test_the_noise_depends_on_the_place_alone():
     assert torch.equal(reparameterize(zero, zero, SEED)[0], whole[:7, :33])
 
 
-def test_backward_draws_the_noise_of_forward():
+@pytest.mark.parametrize("world", [2, 3, 4, 8])
+def test_ranks_together_draw_what_one_process_does(world):
+    whole = noise(7 * world, 33)
+    for rank in range(world):
+        assert torch.equal(noise(7, 33, rank=rank, world=world), whole[rank::world])
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_backward_draws_the_noise_of_forward(world):
     logvar = torch.zeros(9, 40, device=DEVICE, requires_grad=True)
-    z, _ = reparameterize(torch.zeros(9, 40, device=DEVICE), logvar, SEED)
+    place = {"rank": world - 1, "world": world}
+    z, _ = reparameterize(torch.zeros(9, 40, device=DEVICE), logvar, SEED, **place)
     (dlogvar,) = torch.autograd.grad(z.sum(), logvar)
     assert torch.equal(2 * dlogvar, z.detach())
 
 
 def with_noise(monkeypatch: pytest.MonkeyPatch, eps: Tensor) -> None:
     """Let the definition take the kernels' noise."""
-    monkeypatch.setattr(reference, "noise", lambda seed, shape, dtype, device: eps.to(dtype))
+    monkeypatch.setattr(reference, "noise", lambda seed, shape, dtype, device, *_: eps.to(dtype))
 
 
 def laid_out(layout: str, dtype: torch.dtype, *shape: int) -> list[Tensor]:
@@ -173,6 +182,34 @@ def test_agrees_with_the_definition(shape, layout, dtype, chosen, monkeypatch):
 def test_many_programs_agree_with_the_definition(large, monkeypatch):
     monkeypatch.setattr(triton_kernels, "LARGE", large)
     compare((33, 130), "halves", torch.float32, (0, 1), monkeypatch)
+
+
+def sampled(f, chosen, mu, logvar, prior, **place) -> list[Tensor]:
+    """z, KL and every gradient through those of them that are chosen."""
+    outputs = f(mu, logvar, SEED, *prior, **place)
+    loss = sum(outputs[k].square().sum() for k in chosen)
+    inputs = [mu, logvar, *prior]
+    return [*outputs, *torch.autograd.grad(loss, inputs, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("chosen", [(0, 1), (0,)], ids=["both", "sample"])
+@pytest.mark.parametrize(("rows", "world", "large"), [(5, 3, 10**9), (17, 2, 0)], ids=str)
+@pytest.mark.parametrize("f", [reparameterize, reparameterize_mixture])
+def test_ranks_together_sample_what_one_process_does(f, rows, world, large, chosen, monkeypatch):
+    monkeypatch.setattr(triton_kernels, "LARGE", large)
+    prior = mixture(3, 20) if f is reparameterize_mixture else []
+    prior = [t.requires_grad_() for t in prior]
+    inputs = [t.requires_grad_() for t in laid_out("halves", torch.float32, rows * world, 20)]
+    whole = sampled(f, chosen, *inputs, prior)
+    of_prior = [torch.zeros_like(t) for t in prior]
+    for rank in range(world):
+        own = [t[rank::world].detach().requires_grad_() for t in inputs]
+        found = sampled(f, chosen, *own, prior, rank=rank, world=world)
+        for a, b in zip(found[:4], whole[:4], strict=True):
+            torch.testing.assert_close(a, b[rank::world], rtol=1e-6, atol=1e-6)
+        of_prior = [total + t for total, t in zip(of_prior, found[4:], strict=True)]
+    for a, b in zip(of_prior, whole[4:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_small_divergence_keeps_its_precision():
@@ -260,17 +297,19 @@ def test_gradients_of_the_prior_are_the_same_every_time():
 def test_torch_accepts_the_operations():
     inputs = [t.requires_grad_() for t in laid_out("halves", torch.float32, 3, 4)]
     prior = [t.requires_grad_() for t in mixture(2, 4)]
-    torch.library.opcheck(triton_kernels.sample, (*inputs, SEED))
-    torch.library.opcheck(mixture_kernels.sample_mixture, (*inputs, SEED, *prior))
+    for place in ((0, 1), (1, 3)):
+        torch.library.opcheck(triton_kernels.sample, (*inputs, SEED, *place))
+        torch.library.opcheck(mixture_kernels.sample_mixture, (*inputs, SEED, *prior, *place))
 
 
-def test_compiles_into_one_graph():
+@pytest.mark.parametrize("place", [{}, {"rank": 1, "world": 3}], ids=["whole", "rank"])
+def test_compiles_into_one_graph(place):
     mu, logvar = (t.requires_grad_() for t in laid_out("whole", torch.float32, 3, 4))
     prior = [t.requires_grad_() for t in mixture(2, 4)]
 
     def loss(mu: Tensor, logvar: Tensor) -> Tensor:
-        z, kl = reparameterize(2 * mu, logvar, SEED)
-        w, more = reparameterize_mixture(mu, logvar, SEED, *prior)
+        z, kl = reparameterize(2 * mu, logvar, SEED, **place)
+        w, more = reparameterize_mixture(mu, logvar, SEED, *prior, **place)
         return (z * w).sum() + kl.sum() + more.sum()
 
     inputs = [mu, logvar, *prior]

@@ -48,3 +48,9 @@ def test_the_mixture_kl_is_unbiased_against_the_closed_form() -> None:
     exact = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum()
     estimate = mixture_kl(z, mu, logvar, MixturePrior(2, 1)).mean()
     assert abs(estimate - exact) < 0.01
+
+
+def test_an_estimate_below_zero_is_kept_where_nothing_is_free() -> None:
+    estimates = torch.tensor([0.5, -2.5])
+    assert kl_term(estimates, KLConfig()).item() == -1.0
+    assert kl_term(estimates, KLConfig(free_bits=0.1)).item() == pytest.approx(0.1)

@@ -26,14 +26,16 @@ def play(store: Path, system: str, name: str, steps: int) -> tuple[nn.Module, Ga
     split = Store.open(store).split("train")
     model, _ = preset(system, name)
     torch.manual_seed(0)
-    built = entry(system).load()[1](model, split.vocab_size)
+    info = Store.open(store).info
+    sizes = (info.vocab_size, info.target_vocab_size)[: 1 + entry(system).parallel]
+    built = entry(system).load()[1](model, *sizes)
 
     def engine(part: str, module: nn.Module, optimizer: OptimizerConfig) -> TorchEngine:
         return TorchEngine(part, module, optimizer, steps)
 
     game = built.game(engine)
     batches = Batches(split, batch_size=16, seed=0)
-    first = "cross_entropy" if system == "lm" else "reconstruction"
+    first = "cross_entropy" if system in ("lm", "seq2seq") else "reconstruction"
     losses = [game.iterate(batches, Key(seed=0, step=i))[0][first] for i in range(steps)]
     return built, game, losses
 

@@ -15,6 +15,7 @@ from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.model import Model
 from lvtrain.objectives.corruption import CorruptionConfig
+from lvtrain.objectives.divergence import KLConfig
 from lvtrain.presets import preset
 from tests.training.smooth import smooth
 
@@ -43,9 +44,10 @@ def sgd(system: str) -> Any:
         ("arae", replace(ARAE, schedule="alternating")),
         ("arae", replace(ARAE, fresh=0)),
         ("lm", sgd("lm")),
+        ("vae", replace(sgd("vae"), kl=KLConfig(), word_dropout=0.3, dropout=0.2)),
         ("dae", replace(sgd("dae"), corruption=CorruptionConfig(drop=0.2, swap=0.2))),
     ],
-    ids=["overlapped", "alternating", "one batch", "lm", "dae"],
+    ids=["overlapped", "alternating", "one batch", "lm", "vae", "dae"],
 )
 def test_parts_add_up_to_the_whole(system: str, model: Any, store: Path, tmp_path: Path) -> None:
     whole = trained(system, model, store, tmp_path / "whole")

@@ -61,10 +61,16 @@ def test_an_arae_on_a_gpu_learns_as_on_a_cpu(store: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("system", ["arae", "vae", "lm"])
-def test_recorded_steps_learn_as_played_ones_do_and_never_wait(system: str, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("system", "changes"),
+    [("arae", {}), ("vae", {}), ("lm", {}), ("lm", {"dropout": 0.2})],
+    ids=["arae", "vae", "lm", "lm-dropout"],
+)
+def test_recorded_steps_learn_as_played_ones_do_and_never_wait(
+    system: str, changes: dict[str, float], store: Path
+) -> None:
     data = Store.open(store)
-    config, _ = preset(system, "tiny")
+    config = replace(preset(system, "tiny")[0], **changes)
     _, build = entry(system).load()
     losses = []
     for recorded in (False, True):

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lvtrain.config import OptimizerConfig
-from lvtrain.data.batches import Batches
+from lvtrain.data.batches import Batch, Batches
 from lvtrain.data.store import Store
 from lvtrain.objectives.corruption import CorruptionConfig
 from lvtrain.presets import preset
 from lvtrain.randomness import Key, Tape
 from lvtrain.systems import entry
+from lvtrain.systems.language_model import LanguageModel
 from lvtrain.training.engine import TorchEngine
 from lvtrain.training.game import Metrics
 from lvtrain.training.replay import Play, Recorded
@@ -57,10 +58,24 @@ def assert_near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert (a - b).norm() < 1e-3 * b.norm()
 
 
-@pytest.mark.parametrize("system", ["arae", "vae", "lm", "dae"])
-def test_recorded_iterations_are_those_that_are_played(system: str, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("system", "changes"),
+    [
+        ("arae", {}),
+        ("vae", {}),
+        ("lm", {}),
+        ("dae", {}),
+        ("vae", {"dropout": 0.2, "layers": 2, "components": 3}),
+        ("lm", {"dropout": 0.2, "layers": 2}),
+        ("dae", {"dropout": 0.2}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else ",".join(v),
+)
+def test_recorded_iterations_are_those_that_are_played(
+    system: str, changes: dict[str, float], store: Path
+) -> None:
     # Padded to the width of the batch alone, what is drawn for each token has the same shape.
-    (played, figures), (recorded, again) = (train(system, store, w) for w in (None, 1))
+    (played, figures), (recorded, again) = (train(system, store, w, **changes) for w in (None, 1))
     assert figures.keys() == again.keys()
     for name in figures:
         assert float(again[name]) == pytest.approx(float(figures[name]), rel=1e-3, abs=1e-5), name
@@ -72,8 +87,17 @@ def test_padding_to_a_common_width_changes_nothing_where_no_token_is_drawn_for(s
     assert_near(recorded, played)
 
 
-def test_what_cannot_be_turned_to_another_step_is_played(store: Path) -> None:
-    (played, _), (recorded, _) = (train("lm", store, w, dropout=0.2) for w in (None, 1))
+def test_what_cannot_be_turned_to_another_step_is_played(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LanguageModel.loss
+
+    def weighed(model: LanguageModel, batch: Batch, key: Key) -> tuple[Tensor, Metrics]:
+        loss, figures = whole(model, batch, key)
+        return loss * torch.rand((), generator=key.generator()), figures
+
+    monkeypatch.setattr(LanguageModel, "loss", weighed)
+    (played, _), (recorded, _) = (train("lm", store, w) for w in (None, 1))
     assert all(torch.equal(recorded[name], tensor) for name, tensor in played.items())
 
 

@@ -1,0 +1,167 @@
+"""Adversarial training of a translator against more of the supervised, from one checkpoint.
+
+Each column goes on from the same run of `seq2seq` for the same number of iterations with the same
+optimiser and batches: by likelihood alone, and by BR-CSGAN for some shares λ of the discriminator's
+opinion in the reward, 0 being reinforcement by BLEU alone. The checkpoint with the best greedy
+translations of the validation split is measured on the test split, by beam search: BLEU and chrF,
+and how likely a difference from likelihood would be by chance (paired bootstrap, Koehn 2004).
+
+    python -m benchmarks.translation_gan --from runs/rnnsearch --out runs/translation_gan
+
+Iterations in which the discriminator is trained while the translator is frozen count for likelihood
+too: that column has at least as many updates as any other. A run that was killed goes on from its
+last checkpoint; a column that was measured with the same settings is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+import lvtrain
+from benchmarks.provenance import provenance
+from lvtrain.config import OptimizerConfig
+from lvtrain.evaluation.config import EvaluateConfig
+from lvtrain.evaluation.evaluate import evaluate
+from lvtrain.experiment import starting_from
+from lvtrain.generation.beam import BeamConfig
+from lvtrain.generation.translate import TranslateConfig
+from lvtrain.model import Model
+from lvtrain.objectives.policy_gradient import PolicyConfig
+from lvtrain.systems.seq2seq_gan import DiscriminatorConfig, Seq2SeqGANConfig
+
+LIKELIHOOD = "likelihood"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """BR-CSGAN for several λ against continued supervised training."""
+
+    start: Annotated[Path, tyro.conf.arg(name="from")]
+    """The run of the translator that all go on from."""
+    out: Path
+    """Folder of the runs."""
+    results: Path | None = None
+    """Folder of the figures; `--out` by default."""
+    shares: tuple[float, ...] = (0.0, 0.7, 1.0)
+    """λ of the columns."""
+    seed: int = 0
+    """Of every column."""
+    steps: int = 1_500
+    """Iterations of each."""
+    batch_size: int = 32
+    """Sentences a batch."""
+    rollouts: int = 10
+    """N: completions of each prefix."""
+    beam: int = 5
+    """Of the translations that are measured."""
+    validate_every: int = 150
+    """Steps between validations, from which the checkpoint is chosen."""
+    sentences: int = 2_000
+    """Of the validation split that are translated for that."""
+    discriminator: DiscriminatorConfig = field(
+        default_factory=lambda: DiscriminatorConfig(optimizer=OptimizerConfig(lr=5e-4))
+    )
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
+    )
+    """Of the translator."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+    @property
+    def kept(self) -> Path:
+        """Where the figures are."""
+        return self.results or self.out
+
+    @property
+    def columns(self) -> dict[str, Seq2SeqGANConfig]:
+        """The configurations to compare, by name; the baseline is the first."""
+        whole = Seq2SeqGANConfig(discriminator=self.discriminator)
+        whole = starting_from(whole, self.start)
+        whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
+        policies = {
+            f"lambda-{share:g}": PolicyConfig(adversarial=share, rollouts=self.rollouts)
+            for share in self.shares
+        }
+        return {LIKELIHOOD: replace(whole, likelihood=self.steps)} | {
+            name: replace(whole, policy=policy) for name, policy in policies.items()
+        }
+
+
+def settings(config: ComparisonConfig) -> dict[str, Any]:
+    """All that the figures of a column depend on besides its own configuration."""
+    everything = asdict(config)
+    for where in ("out", "results", "shares", "json"):
+        del everything[where]
+    return json.loads(json.dumps(everything, default=str))
+
+
+def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
+    """Train a column, or go on with it, and measure it; once."""
+    kept = config.kept / f"{name}.json"
+    if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
+        return found
+    run, started = config.out / name, time.perf_counter()
+    lvtrain.train(
+        "seq2seq-gan",
+        Model.load(config.start).config.store,
+        run,
+        model=config.columns[name],
+        resume="auto",
+        seed=config.seed,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        validate_every=config.validate_every,
+        validation_sentences=config.sentences,
+        checkpoint_every=50,
+        log_every=10,
+    )
+    seconds = time.perf_counter() - started
+    search = BeamConfig(beam=config.beam)
+    how = EvaluateConfig(translate=TranslateConfig(search=search))
+    baseline = None if name == LIKELIHOOD else Model.load(config.out / LIKELIHOOD)
+    figures = evaluate(Model.load(run), how, baseline=baseline).figures
+    found = {
+        "column": name,
+        "seconds": round(seconds),
+        "threads": torch.get_num_threads(),
+        "figures": figures,
+        "settings": settings(config),
+        **provenance("benchmarks.translation_gan"),
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found, indent=2))
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The columns as a table in Markdown."""
+    lines = ["| | step | BLEU | gain | p | chrF | gain | p |", "|---|---|---|---|---|---|---|---|"]
+    for column in found:
+        figures = column["figures"]
+        cells = [column["column"], str(figures["step"])]
+        for metric in ("bleu", "chrf"):
+            cells.append(f"{figures[metric]:.2f}")
+            gain, p = (figures.get(f"{metric}_{what}") for what in ("gain", "p"))
+            cells += ["", ""] if gain is None else [f"{gain:+.2f}", f"{p:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    config = tyro.cli(ComparisonConfig, description=__doc__)
+    found = [measure(name, config) for name in config.columns]
+    text = table(found)
+    (config.kept / "translation_gan.md").write_text(text)
+    print(json.dumps(found, indent=2) if config.json else text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""How good translations are: BLEU and chrF against references; on the grammar, exactly.
+
+The embedded grammar knows every valid translation of a sentence, so that both sides of what a
+translator learns can be measured: of translations drawn from it,
+
+    precision   the share that are valid: the probability mass on valid translations
+    coverage    the share of the valid ones that occur, a mean over sources
+
+Likelihood asks for coverage, whatever it costs in precision; a reward or a discriminator asks for
+precision, and is content with one translation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest, Result
+
+from lvtrain.data.batches import Batch, Rows, sequential
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.evaluation.sentences import ids, target_ids
+from lvtrain.generation.translate import TranslateConfig, Translator, greedy, limits_of
+from lvtrain.systems.seq2seq import Seq2Seq
+
+Figures = dict[str, Any]
+
+_BATCH = 256
+# What sacrebleu calls the metrics.
+_NAMES = {"bleu": "BLEU", "chrf": "chrF2"}
+
+
+def scores(translations: Sequence[str], references: Sequence[str]) -> Figures:
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a corpus, by sacrebleu (Post 2018).
+
+    The text counts as tokenised: words are what spaces part.
+    """
+    figures: Figures = {}
+    signatures: Figures = {}
+    for name, metric in _metrics().items():
+        found = metric.corpus_score(list(translations), [list(references)])
+        figures[name] = found.score
+        signatures[f"{name}_signature"] = str(metric.get_signature())
+    return figures | signatures
+
+
+def compare(
+    baseline: Sequence[str], translations: Sequence[str], references: Sequence[str]
+) -> Figures:
+    """The scores of a baseline beside those of a system, with the p-values of the differences by
+    paired bootstrap resampling (Koehn 2004)."""
+    named: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", translations)]
+    _, found = PairedTest(named, _metrics(), [references], test_type="bs", n_samples=1000)()
+    figures: Figures = {}
+    for name in _metrics():
+        before, now = cast(list[Result], found[_NAMES[name]])
+        figures |= {
+            f"baseline_{name}": before.score,
+            f"{name}_gain": now.score - before.score,
+            f"{name}_p": now.p_value,
+        }
+    return figures
+
+
+def validity(translations: Sequence[str], sources: Sequence[str], grammar: Grammar) -> float:
+    """Share of the translations that are valid."""
+    pairs = zip(sources, translations, strict=True)
+    return sum(grammar.is_valid_translation(*pair) for pair in pairs) / max(1, len(sources))
+
+
+def mass(
+    drawn: Sequence[Sequence[str]], sources: Sequence[str], grammar: Grammar
+) -> dict[str, float]:
+    """Precision and coverage of translations drawn for each source, all of which are grammatical;
+    and the coverage of as many draws from the truth, where all valid ones are equally likely."""
+    totals = {"precision": 0.0, "coverage": 0.0, "true_coverage": 0.0}
+    for source, texts in zip(sources, drawn, strict=True):
+        valid = set(grammar.translations(source))
+        totals["precision"] += sum(text in valid for text in texts) / len(texts)
+        totals["coverage"] += len(valid & set(texts)) / len(valid)
+        totals["true_coverage"] += 1 - (1 - 1 / len(valid)) ** len(texts)
+    return {name: total / max(1, len(sources)) for name, total in totals.items()}
+
+
+def pairs_of(
+    split: Rows, source: Tokenizer, target: Tokenizer, limit: int | None = None, seed: int = 0
+) -> tuple[list[str], list[str]]:
+    """The sentences of a split, or so many of them, and their references."""
+    limit = None if limit is None or limit >= split.rows else limit
+    batches = list(sequential(split, _BATCH, limit_rows=limit, seed=seed))
+    return source.decode_batch(ids(batches)), target.decode_batch(target_ids(batches))
+
+
+def validate(
+    model: Seq2Seq,
+    batches: Sequence[Batch],
+    sources: Sequence[str],
+    references: Sequence[str],
+    target: Tokenizer,
+    grammar: Grammar | None,
+) -> dict[str, float]:
+    """The figures of a translator in training, by greedy translations; the first of them selects,
+    and lower is better."""
+    written, nll, words = [], 0.0, 0
+    for batch in batches:
+        assert batch.targets is not None and batch.target_lengths is not None
+        memory = model.encode(batch.tokens, batch.lengths)
+        nll -= model.log_probs(memory, batch.targets, batch.target_lengths).sum().item()
+        words += int(batch.target_lengths.sum())
+        written += greedy(model, memory, limits_of(batch.lengths, TranslateConfig()))
+    translations = target.decode_batch(written)
+    bleu = scores(translations, references)["bleu"]
+    figures = {"missing_bleu": 100 - bleu, "bleu": bleu, "nll": nll / words if words else math.nan}
+    if grammar is None:
+        return figures
+    return {"invalid": 1 - validity(translations, sources, grammar)} | figures
+
+
+def translated(
+    translator: Translator, sources: Sequence[str], config: TranslateConfig
+) -> list[str]:
+    """The best translation of each source."""
+    return [best[0].text for best in translator.translate(sources, config)]
+
+
+def _metrics() -> dict[str, Any]:
+    return {"bleu": BLEU(tokenize="none", force=True), "chrf": CHRF()}

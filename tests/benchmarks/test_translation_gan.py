@@ -1,0 +1,48 @@
+"""The benchmarks of adversarial translation count what they claim to count, and go on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import lvtrain
+from benchmarks.rollouts import RolloutsConfig, measure, one_prefix, translator
+from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, table
+from benchmarks.translation_gan import measure as column
+from lvtrain.data.tokenizer import PAD
+from lvtrain.objectives.rollouts import sample
+from lvtrain.randomness import Key
+from tests.systems.test_seq2seq_gan import SMALL
+
+
+def test_the_loop_completes_as_many_words_as_the_pass() -> None:
+    """With an end in every second place the words after prefix 1 number the same on average."""
+    config = RolloutsConfig(batch_size=64, vocabulary=20, hidden=8, width=6, ending=5.0,
+                            sharpness=1.0, rollouts=20)  # fmt: skip
+    model, sources, lengths = translator(config)
+    memory = model.encode(sources, lengths)
+    found = sample(model, memory, 64, 6, range(1, 2), 20, Key(seed=0, step=0))
+    ours = int((found.completions != PAD).sum() - (found.completions != PAD).any(-1).sum())
+    theirs = sum(one_prefix(model, sources, lengths, found.tokens, 1, 6) for _ in range(20))
+    assert 0.8 < ours / theirs < 1.25
+    small = replace(config, repeats=1, prefixes=(1,))
+    assert measure(small)["ratio"] > 0
+
+
+def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    lvtrain.train("seq2seq", store, start, preset="tiny", model=SMALL.translator, steps=2,
+                  batch_size=8, threads=1, validate_every=0, tensorboard=False)  # fmt: skip
+    config = ComparisonConfig(
+        start=start, out=tmp_path / "runs", shares=(0.5,), steps=2, batch_size=8, rollouts=1,
+        validate_every=2, beam=1, discriminator=SMALL.discriminator, sentences=20,
+    )  # fmt: skip
+    assert list(config.columns) == [LIKELIHOOD, "lambda-0.5"]
+    found = [column(name, config) for name in config.columns]
+    assert "bleu_p" in found[1]["figures"] and "bleu_p" not in found[0]["figures"]
+    kept = config.out / "lambda-0.5.json"
+    kept.write_text(json.dumps(found[1] | {"column": "kept"}))
+    assert column("lambda-0.5", config)["column"] == "kept"
+    assert column("lambda-0.5", replace(config, beam=2))["column"] == "lambda-0.5"
+    assert table(found).count("\n") == 4

@@ -1,0 +1,145 @@
+"""`lvtrain translate` and what else is asked of a translator's run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import lvtrain
+from lvtrain.errors import UserError
+from lvtrain.model import Model
+from lvtrain.training import checkpoint
+
+Ask = Callable[..., str]
+Runs = dict[str, Path]
+SOURCES = ["the boys smile at the stove", "", "a girl gladly brushes her cow", "   ", "the chef"]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Standard input with a text."""
+
+    def give(text: str) -> None:
+        stream = SimpleNamespace(buffer=io.BytesIO(text.encode()))
+        monkeypatch.setattr(sys, "stdin", stream)
+
+    return give
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-transformer"])
+def test_a_line_comes_out_for_each_line_in_and_empty_ones_stay_in_place(
+    translators: Runs, said: Ask, typed: Callable[[str], None], preset: str
+) -> None:
+    typed("\n".join(SOURCES) + "\n")
+    lines = said("translate", translators[preset]).split("\n")
+    assert len(lines) == len(SOURCES) + 1 and lines[-1] == ""
+    assert [bool(line) for line in lines[:-1]] == [True, False, True, False, True]
+    alone = said("translate", translators[preset], SOURCES[2])
+    assert alone == lines[2] + "\n"
+
+
+def test_no_line_in_is_no_line_out(
+    translators: Runs, said: Ask, typed: Callable[[str], None]
+) -> None:
+    typed("")
+    assert said("translate", translators["tiny"]) == ""
+
+
+def test_the_n_best_come_with_their_scores(translators: Runs, said: Ask) -> None:
+    ask = ("translate", translators["tiny"], *SOURCES[:3], "--beam", "4", "--nbest", "3")
+    records = [json.loads(line) for line in said(*ask, "--json").splitlines()]
+    assert [record["source"] for record in records] == SOURCES[:3]
+    assert [len(record["translations"]) for record in records] == [3, 1, 3]
+    assert records[1]["translations"][0]["text"] == ""
+    for record in (records[0], records[2]):
+        scores = [t["score"] for t in record["translations"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(t["log_prob"] <= t["score"] < 0 for t in record["translations"])
+    lines = said(*ask).splitlines()
+    assert lines[0].startswith("1 ||| ") and lines[-1].startswith("3 ||| ") and len(lines) == 7
+    assert said(*ask[:-2]) == "".join(f"{r['translations'][0]['text']}\n" for r in records)
+
+
+def test_draws_follow_from_the_seed(translators: Runs, said: Ask) -> None:
+    ask = ("translate", translators["tiny"], SOURCES[0], "--sample", "--nbest", "5", "--beam", "5")
+    assert said(*ask) == said(*ask)
+    assert said(*ask) != said(*ask, "--seed", "1")
+    cold = {line.split(" ||| ")[1] for line in said(*ask, "--temperature", "1e-6").splitlines()}
+    greedy = said("translate", translators["tiny"], SOURCES[0], "--beam", "1").strip()
+    assert cold == {greedy}
+
+
+def test_a_line_too_long_is_translated_in_pieces_or_refused(
+    translators: Runs, said: Ask, refused: Ask
+) -> None:
+    model = Model.load(translators["tiny"])
+    longest = model.config.max_words
+    line = " ".join(["boys"] * (longest - 1) + [","] + ["girls"] * 3)
+    whole = said("translate", translators["tiny"], line).strip()
+    parts = [" ".join(["boys"] * (longest - 1) + [","]), "girls girls girls"]
+    assert whole == " ".join(model.translate(parts))
+    message = refused("translate", translators["tiny"], "boys", line, "--long", "refuse")
+    assert (
+        f"line 2: expected at most {longest} words" in message and f"found {longest + 3}" in message
+    )
+
+
+def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> None:
+    run = translators["tiny"]
+    assert "--nbest: expected at most the --beam 2" in refused(
+        "translate", run, "a", "--beam", "2", "--nbest", "3"
+    )
+    assert "--beam" in refused("translate", run, "a", "--beam", "0")
+    assert "not a run" in refused("translate", run.parent, "a")
+    assert "'lm' does not translate" in refused("translate", runs["lm"], "a")
+    assert "lvtrain translate" in refused("generate", run)
+    assert "lvtrain translate" in refused("reconstruct", run, "a")
+    assert "expected as many checkpoints" in refused("translate", run, "a", "--average", "9")
+    assert "does not translate" in refused("evaluate", run, "--baseline", runs["lm"])
+    assert "--baseline" in refused("evaluate", runs["lm"], "--baseline", run)
+
+
+def test_the_parameters_of_checkpoints_are_averaged(translators: Runs) -> None:
+    run = translators["tiny"]
+    steps = checkpoint.steps(run / "checkpoints")[-2:]
+    each = [Model.load(run, step).system for step in steps]
+    mean = Model.load(run, average=2)
+    assert mean.step == steps[-1]
+    parameters = [dict(model.named_parameters()) for model in (*each, mean.system)]  # type: ignore[attr-defined]
+    for name, value in parameters[2].items():
+        torch.testing.assert_close(value, (parameters[0][name] + parameters[1][name]) / 2)
+
+
+def test_an_exported_translator_says_what_the_run_says(
+    translators: Runs, tmp_path: Path, said: Ask
+) -> None:
+    for name, run in translators.items():
+        said("export", run, "--out", tmp_path / name, "--average", "2")
+        exported = lvtrain.load(tmp_path / name)
+        assert exported.translate(SOURCES) == Model.load(run, average=2).translate(SOURCES)
+        with pytest.raises(UserError, match="no checkpoints to average"):
+            Model.load(tmp_path / name, average=2)
+
+
+def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
+    run, other = translators["tiny"], translators["tiny-transformer"]
+    ask = ("evaluate", run, "--baseline", other, "--draws", "3", "--sources", "5", "--json")
+    figures = json.loads(said(*ask))
+    assert {"bleu", "chrf", "valid", "precision", "coverage", "bleu_p"} <= figures.keys()
+    assert "tok:none" in figures["bleu_signature"] and figures["chrf_signature"]
+    assert figures["sentences"] == 60 and all(
+        math.isfinite(value) for value in figures.values() if isinstance(value, float)
+    )
+    theirs = json.loads(said("evaluate", other, "--draws", "0", "--json"))
+    assert figures["baseline_bleu"] == pytest.approx(theirs["bleu"])
+    triples = json.loads((run / "translations.json").read_text())
+    assert all(len(triple) == 3 for triple in triples)
+    assert "Translations" in (run / "report.html").read_text()

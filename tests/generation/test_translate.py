@@ -1,0 +1,66 @@
+"""Lines are cut where a reader would cut them, and nothing of them is lost."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.errors import UserError
+from lvtrain.generation.translate import TranslateConfig, Translator
+from lvtrain.systems.seq2seq import Seq2Seq, Seq2SeqConfig
+
+WORDS = [*"abcdefgh", ".", ";", ","]
+TOKENIZER = Tokenizer.train_words([" ".join(WORDS)])
+
+
+def translator(max_words: int, tokenizer: Tokenizer = TOKENIZER) -> Translator:
+    torch.manual_seed(0)
+    size = tokenizer.vocab_size
+    model = Seq2Seq(Seq2SeqConfig(embedding=4, hidden=4), size, size)
+    return Translator(model, tokenizer, tokenizer, max_words)
+
+
+def cut(line: str, max_words: int) -> list[str]:
+    made = translator(max_words)
+    return [made.source.decode(ids) for ids in made._pieces(line, TranslateConfig(), 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "pieces"),
+    [
+        ("a b c", ["a b c"]),
+        ("", []),
+        ("a b c . d e", ["a b c .", "d e"]),
+        ("a b ; c , d e", ["a b ;", "c , d e"]),
+        ("a b , c d e", ["a b ,", "c d e"]),
+        ("a . b c d e", ["a . b c", "d e"]),
+        ("a b c d e f g h a", ["a b c d", "e f g h", "a"]),
+    ],
+)
+def test_a_line_is_cut_after_a_sentence_a_clause_or_a_word(line: str, pieces: list[str]) -> None:
+    assert cut(line, 4) == pieces
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=40), st.integers(1, 9))
+def test_the_pieces_are_the_line(words: list[str], max_words: int) -> None:
+    pieces = [piece.split() for piece in cut(" ".join(words), max_words)]
+    assert list(chain.from_iterable(pieces)) == words
+    assert all(0 < len(piece) <= max_words for piece in pieces)
+
+
+def test_a_word_of_more_pieces_than_fit_is_cut_itself() -> None:
+    tokenizer = Tokenizer.train_bpe(["ab cd"], vocab_size=256)
+    made = translator(3, tokenizer)
+    pieces = made._pieces("abcdefgh", TranslateConfig(), 1)
+    assert [len(piece) for piece in pieces] == [3, 3, 3]
+    assert tokenizer.decode(list(chain.from_iterable(pieces))) == "abcdefgh"
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(UserError, match="expected sentences in UTF-8"):
+        translator(4).translate(["a \udcff"], TranslateConfig())

@@ -1,0 +1,98 @@
+"""Whole runs of a translator against an adversary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lvtrain
+from lvtrain.cli import run
+from lvtrain.errors import UserError
+from lvtrain.experiment import starting_from
+from lvtrain.model import Model
+from lvtrain.systems.seq2seq import translator_of
+from lvtrain.training.checkpoint import latest
+from tests.systems.test_seq2seq_gan import SMALL
+
+SETTINGS: dict[str, Any] = {
+    "batch_size": 12, "threads": 1, "validate_every": 0, "log_every": 2, "tensorboard": False,
+}  # fmt: skip
+# Likelihood, the discriminator alone, then both, within ten steps.
+PHASES = replace(SMALL, likelihood=2, discriminator=replace(SMALL.discriminator, accuracy=0.2))
+
+
+def trained(
+    store: Path, out: Path, model: Any, system: str = "seq2seq-gan", **settings: Any
+) -> Path:
+    lvtrain.train(system, store, out, preset="tiny", model=model, **SETTINGS | settings)
+    return out
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    found = latest(folder / "checkpoints")
+    assert found is not None
+    return {f"{part}.{n}": t for part in found.parts for n, t in found.tensors(part).items()}
+
+
+@pytest.fixture(scope="module")
+def translator(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "translator"
+    return trained(store, out, SMALL.translator, "seq2seq", steps=2, checkpoint_every=2)
+
+
+def test_a_run_in_pieces_ends_in_the_very_weights_of_one(store: Path, tmp_path: Path) -> None:
+    whole = trained(store, tmp_path / "whole", PHASES, steps=12, checkpoint_every=100)
+    for stop in (1, 3, 5, 6, 9, 12):
+        trained(store, tmp_path / "pieces", PHASES, steps=stop, checkpoint_every=100, resume="auto")
+    ours, theirs = state(tmp_path / "pieces"), state(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert theirs["adversary.module.heeded"]
+
+
+def test_a_run_begins_where_the_translator_ended_that_it_comes_from(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    model = starting_from(replace(SMALL, discriminator=replace(SMALL.discriminator, accuracy=1.0)),
+                          translator)  # fmt: skip
+    # The discriminator is never good enough, so the translator stays as it came.
+    out = trained(store, tmp_path / "run", model, steps=3, checkpoint_every=3)
+    ours, theirs = (translator_of(Model.load(folder).system) for folder in (out, translator))
+    assert ours is not None and theirs is not None
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+    assert Model.load(out).translate(["the boy runs"])
+    # Once there is a checkpoint, the run that it came from may be gone.
+    gone = replace(model, start=tmp_path / "gone")
+    config = (out / "config.json").read_text().replace(str(model.start), str(gone.start))
+    (out / "config.json").write_text(config)
+    trained(store, out, gone, steps=4, resume="auto")
+
+
+def test_the_flags_take_the_translator_as_it_is(
+    store: Path, translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "seq2seq-gan", "--data", store, "--out", tmp_path / "run", "--steps", "1",
+            "--batch-size", "12", "--validate-every", "0", "--policy.rollouts", "1",
+            "--no-tensorboard"]  # fmt: skip
+    assert run([str(a) for a in (*argv, "--from", translator)]) == 0
+    assert Model.load(tmp_path / "run").config.model.translator.hidden == 16
+    capsys.readouterr()
+    for given, said in (
+        (["--from", tmp_path / "nothing"], "nothing: not a run: there is no config.json"),
+        (["--from", translator, "--hidden", "18"], "expected"),
+    ):
+        assert run([str(a) for a in (*argv[:5], tmp_path / "other", *argv[6:], *given)]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_another_system_is_no_translator(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "lm"
+    lvtrain.train("lm", store, other, preset="tiny", steps=1, **SETTINGS)
+    with pytest.raises(UserError, match="expected the run of a translator"):
+        starting_from(SMALL, other)
