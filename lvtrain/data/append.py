@@ -2,7 +2,7 @@
 
 New shards stand beside the old ones, which are neither read nor written again; then the index is
 replaced. The vocabulary stays, words it has not are unknown; and so does the split of a sentence,
-which follows from its hash.
+which follows from its hash. Duplicates are looked for among what is added.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Final
 
 from lvtrain.data.folder import RESULT, disk_space, work_folder, write_whole
 from lvtrain.data.info import INDEX, SplitInfo, StoreInfo, reasons
-from lvtrain.data.inputs import check_alike, key_of, names_of
+from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of
 from lvtrain.data.prepare_config import PrepareConfig
-from lvtrain.data.sorter import HASH_RANGE, Sorter
 from lvtrain.data.sources import Source
-from lvtrain.data.stages import Progress, Work
+from lvtrain.data.stages import SPLITS, Progress, Work
 from lvtrain.data.store import Store
 from lvtrain.data.workers import Processes, Workers, cores
 from lvtrain.errors import UserError
@@ -45,19 +44,14 @@ def append(
     info = store.info
     config = _kept(config, info, out)
     threshold = _check(info, sources, out)
-    sorter = Sorter(
-        lowercase=config.lowercase,
-        max_words=config.max_words,
-        seed=config.seed % HASH_RANGE,
-        threshold=0 if "valid" in sources else threshold,
-    )
-    check_alike(sources)
-    _check_columns(info, sources, out)
+    check_alike(sources, info)
     with (
         work_folder(out, key_of(config, sources, info.digest)) as folder,
         Processes(config.processes or cores()) as processes,
     ):
         work = Work(workers or processes, folder / "parts", folder / RESULT, config, progress)
+        # Files of the validation split make no difference to what else is in it.
+        sorter = sorter_of(config, threshold)
         tasks = work.tasks(sources, sorter)
         # At least two bytes a word, of which there is one in at most so many bytes of text.
         with disk_space(work.result, sum(source.bytes for source in sources.values()) // 8):
@@ -71,7 +65,7 @@ def append(
             new = work.assemble(tallies, slices, info.layout, _next_numbers(info))
         grown = replace(
             info,
-            splits=_ordered({**info.splits, **_together(info, new)}),
+            splits=_together(info.splits, new),
             sources=(*info.sources, *names_of(sources)),
         )
         for split in new.values():
@@ -107,38 +101,24 @@ def _check(info: StoreInfo, sources: Mapping[str, Source], out: Path) -> int:
     return info.threshold
 
 
-def _check_columns(info: StoreInfo, sources: Mapping[str, Source], out: Path) -> None:
-    """Raise UserError for sources without what the store has, or with what it has not."""
-    chunk = next(sources["train"].chunks())
-    for what, own, expected in (
-        ("labels", chunk.labels is not None, info.labels is not None),
-        ("a parallel side", chunk.targets is not None, info.target_vocab_size is not None),
-    ):
-        if own != expected:
-            found = what if own else f"no {what.removeprefix('a ')}"
-            raise UserError(
-                f"{sources['train'].name}: expected the same columns as in {out}, found {found}"
-            )
-
-
 def _next_numbers(info: StoreInfo) -> dict[tuple[str, int], int]:
+    """Return the number of the first new shard of each split and length."""
     numbers: Counter[tuple[str, int]] = Counter()
     for name, split in info.splits.items():
         numbers.update((name, shard.length) for shard in split.shards)
     return dict(numbers)
 
 
-def _ordered(splits: Mapping[str, SplitInfo]) -> dict[str, SplitInfo]:
-    return {name: splits[name] for name in ("train", "valid", "test") if name in splits}
-
-
-def _together(info: StoreInfo, new: Mapping[str, SplitInfo]) -> dict[str, SplitInfo]:
-    """Return the records of splits that have grown."""
+def _together(
+    before: Mapping[str, SplitInfo], new: Mapping[str, SplitInfo]
+) -> dict[str, SplitInfo]:
+    """Return the records of all splits, some of which have grown."""
     grown = {}
-    for name, added in new.items():
-        old = info.splits.get(name)
-        if old is None:
-            grown[name] = added
+    for name in SPLITS:
+        old, added = before.get(name), new.get(name)
+        if old is None or added is None:
+            if (one := old or added) is not None:
+                grown[name] = one
             continue
         shards = sorted((*old.shards, *added.shards), key=lambda s: (s.length, s.file))
         dropped = Counter(old.dropped) + Counter(added.dropped)

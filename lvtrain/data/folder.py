@@ -17,6 +17,8 @@ from lvtrain.errors import UserError
 
 RESULT: Final = "result"
 """Folder that becomes the output, within one that work goes on in."""
+KEY: Final = "key"
+"""File that says what the work depends on; without it, the work is not gone on with."""
 
 
 @contextlib.contextmanager
@@ -65,6 +67,8 @@ def resumed_folder(
     with work_folder(out, key) as folder:
         yield folder
         _check_absent(out, known_by, overwrite)
+        # Its result moved away, the work is not to be gone on with.
+        (folder / KEY).unlink()
         _exchange(folder / RESULT, target, out)
 
 
@@ -89,10 +93,16 @@ def work_folder(out: Path, key: str) -> Iterator[Path]:
         try:
             yield folder
         except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
             _remove_parents(made)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder of work; killed meanwhile, what is left belongs to no key."""
+    (folder / KEY).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _work(target: Path) -> Path:
@@ -110,9 +120,10 @@ def _lock(file: TextIO, out: Path) -> None:
 
 def _keep_only(folder: Path, key: str) -> None:
     """Empty a folder of work that was done with another key."""
-    note = folder / "key"
+    note = folder / KEY
     if note.is_file() and note.read_text() == key:
         return
+    note.unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

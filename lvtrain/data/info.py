@@ -70,6 +70,11 @@ class StoreInfo:
     """Training sentences with a hash below it are for validation; not known in version 1."""
 
     @property
+    def parallel(self) -> bool:
+        """Whether sentences have a parallel side."""
+        return self.target_vocab_size is not None
+
+    @property
     def layout(self) -> Layout:
         """The columns of the shards."""
         return Layout(

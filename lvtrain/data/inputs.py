@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lvtrain.data.info import VERSION
+from lvtrain.data.info import VERSION, StoreInfo
 from lvtrain.data.passes import Readable
 from lvtrain.data.prepare_config import PrepareConfig
+from lvtrain.data.sorter import HASH_RANGE, Sorter
 from lvtrain.data.sources import PART_BYTES, Source
 from lvtrain.errors import UserError
 
@@ -59,20 +60,39 @@ def _source(
     )
 
 
-def check_alike(sources: Mapping[str, Readable]) -> None:
+def sorter_of(config: PrepareConfig, threshold: int) -> Sorter:
+    """Return what decides the split of each sentence, training sentences with a hash below the
+    threshold being for validation."""
+    return Sorter(
+        lowercase=config.lowercase,
+        max_words=config.max_words,
+        seed=config.seed % HASH_RANGE,
+        threshold=threshold,
+    )
+
+
+def check_alike(sources: Mapping[str, Readable], store: StoreInfo | None = None) -> None:
     """Read the beginning of every split, so that what is wrong with its files as such, or that it
-    has not what the training data have, is told before the passes. Raises UserError."""
+    has not what the training data have, or the store that they are added to, is told before the
+    passes. Raises UserError."""
     first = {split: next(source.chunks(), None) for split, source in sources.items()}
     train = first["train"]
+    if store is not None:
+        where, labelled, parallel = "the store", store.labels is not None, store.parallel
+    elif train is not None:
+        where = "the training data"
+        labelled, parallel = train.labels is not None, train.targets is not None
+    else:
+        return
     for split, chunk in first.items():
-        if chunk is None or train is None:
+        if chunk is None:
             continue
         for what, own, expected in (
-            ("labels", chunk.labels, train.labels),
-            ("a parallel side", chunk.targets, train.targets),
+            ("labels", chunk.labels is not None, labelled),
+            ("a parallel side", chunk.targets is not None, parallel),
         ):
-            if (own is None) != (expected is None):
+            if own != expected:
                 raise UserError(
-                    f"{sources[split].name}: expected the same columns as in the training data, "
-                    f"found {'no ' + what.removeprefix('a ') if own is None else what}"
+                    f"{sources[split].name}: expected the same columns as in {where}, "
+                    f"found {what if own else 'no ' + what.removeprefix('a ')}"
                 )

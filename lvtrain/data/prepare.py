@@ -18,11 +18,12 @@ from lvtrain.data.checksums import sha256
 from lvtrain.data.counts import most_frequent, total
 from lvtrain.data.folder import RESULT, disk_space, new_folder, resumed_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo, reasons
-from lvtrain.data.inputs import check_alike, key_of, names_of, sources_of
+from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of, sources_of
 from lvtrain.data.layout import Layout, smallest_dtype
+from lvtrain.data.location import uri_of
 from lvtrain.data.passes import Readable, Tally
 from lvtrain.data.prepare_config import PrepareConfig, check_files, check_settings
-from lvtrain.data.sorter import HASH_RANGE, Sorter
+from lvtrain.data.sorter import HASH_RANGE
 from lvtrain.data.sources import Sentences
 from lvtrain.data.stages import Progress, Work
 from lvtrain.data.workers import Here, Processes, Workers, cores
@@ -40,9 +41,15 @@ def prepare(
     """Turn files into a store at `out`. Raises UserError for anything wrong with them.
 
     With `config.append` they are added to the store that is there. What a killed or interrupted
-    call had done is not done again. The store is the same whatever the
-    number of `workers`, by default one process a core.
+    call had done is not done again. The store is the same whatever the number of `workers`, by
+    default one process a core.
     """
+    for place in (*config.files, out):
+        if uri_of(place) is not None:
+            raise UserError(
+                f"{uri_of(place)}: expected a path that this machine has, or with --ray every "
+                "node, found a URI; a store is copied there whole, and trained on from there"
+            )
     check_files(config)
     check_settings(config)
     sources = sources_of(config)
@@ -88,14 +95,9 @@ def _build(
 ) -> StoreInfo:
     """Carry out all stages, the index of the store last."""
     config = work.config
-    sorter = Sorter(
-        lowercase=config.lowercase,
-        max_words=config.max_words,
-        seed=config.seed % HASH_RANGE,
-        threshold=0 if "valid" in sources else round(config.valid_fraction * HASH_RANGE),
-    )
     check_alike(sources)
-    tasks = work.tasks(sources, sorter)
+    held_out = 0.0 if "valid" in sources else config.valid_fraction
+    tasks = work.tasks(sources, sorter_of(config, round(held_out * HASH_RANGE)))
     seen = work.count(tasks)
     tokenizers = work.tokenizers(seen, sources["train"].name)
     sizes = {name: tokenizer.vocab_size for name, tokenizer in tokenizers.items()}

@@ -61,7 +61,8 @@ class PrepareConfig:
     line_limit: int = LINE_LIMIT
     """Longest line taken for a sentence, in bytes; a longer one is an error."""
     deduplicate: Literal["none", "exact", "near"] = "none"
-    """Leave out training sentences that are there already: word for word, or nearly."""
+    """Leave out training sentences that are there already: word for word, or nearly. With --append
+    those of the files added are compared, not those of the store."""
     seed: int = 0
     """Chooses the sentences for validation."""
     processes: int = 0
@@ -103,16 +104,18 @@ def check_files(config: PrepareConfig) -> None:
                 f"--{name.replace('_', '-')}: expected with --{flag} and --{split}, {found}"
             )
     if not (config.target or config.target_column):
-        for flag, found_ in (
+        for flag, asked_for in (
             ("--target-vocab-size", config.target_vocab_size is not None),
             ("--shared-vocabulary", config.shared_vocabulary),
         ):
-            if found_:
+            if asked_for:
                 raise UserError(f"{flag}: expected with --target or --target-column, found neither")
 
 
 def check_settings(config: PrepareConfig) -> None:
     """Raise UserError for settings out of range or without effect."""
+    if config.append and config.overwrite:
+        raise UserError("expected one of --append and --overwrite, found both")
     if config.processes < 0:
         raise UserError(f"--processes: expected 0 or more, found {config.processes}")
     limits = {

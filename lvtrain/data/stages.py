@@ -121,9 +121,9 @@ class Work:
             tasks = [replace(task, sorter=sorter) for task in tasks]
             self._run(count_part, tasks, counted, "counting")
             records = [json.loads(counted(task).read_text()) for task in tasks]
-            hashes = [r for r in records if r["smallest"] is not None]
-            smallest = min((r["smallest"] for r in hashes), default=HASH_RANGE)
-            largest = max((r["largest"] for r in hashes), default=-1)
+            hashed = [record for record in records if record["smallest"] is not None]
+            smallest = min((record["smallest"] for record in hashed), default=HASH_RANGE)
+            largest = max((record["largest"] for record in hashed), default=-1)
             if not sorter.threshold or smallest < sorter.threshold <= largest:
                 break
             if smallest >= largest:

@@ -41,7 +41,7 @@ class Split:
         self.info = info.splits[name]
         self.vocab_size = info.vocab_size
         self.labelled = info.labels is not None
-        self.parallel = info.target_vocab_size is not None
+        self.parallel = info.parallel
         self.rows = self.info.sentences
         self.tokens = self.info.tokens
         self._target_vocab_size = info.target_vocab_size or 0
@@ -259,7 +259,7 @@ class Store:
     @cached_property
     def target_tokenizer(self) -> Tokenizer | None:
         """The vocabulary of the parallel side."""
-        if self.info.target_vocab_size is None:
+        if not self.info.parallel:
             return None
         return _read_tokenizer(self.path, self.info, TARGET_TOKENIZER)
 

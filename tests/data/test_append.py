@@ -57,6 +57,20 @@ def test_what_is_added_follows_what_is_there(files: tuple[str, str], tmp_path: P
     assert not list(tmp_path.glob(".*"))
 
 
+def test_files_for_validation_leave_the_split_of_other_sentences_as_it_is(
+    files: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "store"
+    prepare(PrepareConfig(files=files[:1], valid_fraction=0.1), out, workers=Here())
+    before = set(sentences(Store.open(out), "valid"))
+    (tmp_path / "valid").write_text("".join(f"{line}\n" for line in FIRST[600:620]))
+    add(files[1], out, valid=(str(tmp_path / "valid"),))
+    grown = Store.open(out, verify="full")
+    assert before & set(SECOND)
+    assert not before & set(sentences(grown, "train"))
+    assert set(FIRST[600:620]) <= set(sentences(grown, "valid"))
+
+
 class Killed(BaseException):
     """What ends the work without a chance to clean up."""
 
@@ -108,6 +122,7 @@ def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Pa
         (files[0], {}, "first: in .* already, expected files that are not"),
         (files[1], {"max_words": 7}, "--max-words 7: expected 9, as .* was prepared with"),
         (files[1], {"lowercase": True}, "--lowercase True: expected False"),
+        (files[1], {"overwrite": True}, "expected one of --append and --overwrite, found both"),
         (str(table), {"column": "text", "label_column": "label"}, "found labels"),
         (str(tmp_path / "empty"), {}, "no sentences: dropped 2 empty"),
     ):

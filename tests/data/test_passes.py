@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,24 @@ def test_work_that_was_ended_anywhere_goes_on_to_the_same_store(
         assert digests(out) == expected
         assert calls < total or last < 5
     assert all(not path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_work_that_was_ended_while_it_was_removed_is_not_gone_on_with(
+    corpus: Path, tmp_path: Path, small: None
+) -> None:
+    def end(folder: Path, ignore_errors: bool = False) -> None:
+        for rows in folder.rglob("*.rows"):
+            rows.unlink()
+        raise Killed
+
+    config = PrepareConfig(files=(str(corpus),))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", end)
+        prepare(config, tmp_path / "store", workers=Here())
+    expected = digests(tmp_path / "store")
+    prepare(replace(config, overwrite=True), tmp_path / "store", workers=Here())
+    assert digests(tmp_path / "store") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_other_work_starts_anew(corpus: Path, tmp_path: Path, small: None) -> None:
