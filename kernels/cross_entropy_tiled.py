@@ -33,6 +33,10 @@ On a CPU the C library maps anything larger afresh at each call: 8,600 page faul
 the time.
 """
 
+LEAST_ROWS = 64
+"""Rows of a chunk, however much they take: W is read, and dW read and written, once a chunk, which
+with fewer takes longer than the products do. Of 800,000 words, 64 take 200 MB."""
+
 TILE_BYTES = {"cpu": 4 * 2**20}
 """Size of a tile of them: small enough for the cache, large enough for the GEMM; else a chunk."""
 
@@ -150,6 +154,7 @@ def _over_real_rows(
     limit = torch.finfo(dtype).max ** 0.75  # leaves room for the products with W
     room_bytes = CHUNK_BYTES.get(x.device.type, 512 * 2**20)
     chunks = max(1, ceil(count * vocabulary * x.element_size() / room_bytes))
+    chunks = min(chunks, max(1, count // LEAST_ROWS))
     rows = max(1, ceil(count / chunks))
     width = _tile_width(rows, x, vocabulary)
     room = x.new_empty(rows * (vocabulary if keep else width))
