@@ -16,6 +16,8 @@ from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.sampling import drawn
 from lvtrain.randomness import Key
 
+_MOST_LOGITS = 2**27
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
@@ -31,7 +33,8 @@ class DecodeConfig:
     """Standard deviation of Gaussian noise added to codes before they are decoded; the
     autoencoder's own `noise` makes the decoder read what it was trained on."""
     batch_size: Count = 1024
-    """Sentences decoded at a time."""
+    """Sentences decoded at a time; fewer where the vocabulary is so large that their logits would
+    take more than 512 MiB."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -63,8 +66,9 @@ def decode(
         noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
         codes = codes + (config.code_noise * noise).to(codes.dtype)
     sentences: list[list[int]] = []
-    for start in range(0, len(codes), config.batch_size):
-        part = codes[start : start + config.batch_size]
+    most = max(1, min(config.batch_size, _MOST_LOGITS // len(decoder.output)))
+    for start in range(0, len(codes), most):
+        part = codes[start : start + most]
         memory = decoder.start(part if part.shape[1] else None, len(part))
         limits = torch.full((len(part),), config.max_words, device=part.device)
         sentences += write(decoder.step, memory, limits, config, key.fold(start))

@@ -13,6 +13,7 @@ from lvtrain.data.tokenizer import BOS
 from lvtrain.kernels.cross_entropy import linear_cross_entropy
 from lvtrain.modules.dropout import dropped
 from lvtrain.modules.encoder import LSTMLayer
+from lvtrain.modules.sampled_softmax import sampled_cross_entropy
 from lvtrain.randomness import Key
 
 # The target of a position that costs nothing.
@@ -48,9 +49,12 @@ class Decoder(nn.Module):
         layers: int = 1,
         tied: bool = False,
         sparse: bool = False,
+        sampled_softmax: int = 0,
     ) -> None:
         super().__init__()
-        self.sparse = sparse and not tied
+        # The whole softmax gives every row of the output a gradient.
+        self.sparse = sparse and (not tied or sampled_softmax > 0)
+        self.sampled_softmax = sampled_softmax
         self.code = code
         self.embedding = nn.Parameter(torch.empty(vocab_size, embedding))
         sizes = [(embedding, code)] + [(hidden, 0)] * (layers - 1)
@@ -84,16 +88,24 @@ class Decoder(nn.Module):
         dropout: Key | None = None,
         rate: float = 0.0,
         reduction: Literal["mean", "sum", "none"] = "mean",
+        sampling: Key | None = None,
     ) -> Tensor:
         """−log p(tokens | code) in nats over the real tokens: their mean, sum, or one each [N].
 
         The real tokens are chosen before the projection onto the vocabulary, the dearest product of
         all; on a GPU padding is projected too, since the host would have to wait for their number.
-        `inputs` replaces the shifted tokens, for word dropout.
+        `inputs` replaces the shifted tokens, for word dropout. A decoder with a sampled softmax
+        estimates it where there is a key for `sampling`.
         """
         y = self.states(code, shifted(tokens) if inputs is None else inputs, lengths, dropout, rate)
         choose = chosen if reduction == "none" or y.device.type == "cpu" else masked
         y, target = choose(y, tokens, lengths)
+        if sampling is not None and self.sampled_softmax:
+            return sampled_cross_entropy(
+                y, self.output, target, self.output_bias, self.sampled_softmax, sampling,
+                sparse=self.sparse and y.device.type == "cpu", ignore_index=IGNORED,
+                reduction=reduction,
+            )  # fmt: skip
         return linear_cross_entropy(
             y, self.output, target, self.output_bias, ignore_index=IGNORED, reduction=reduction
         )

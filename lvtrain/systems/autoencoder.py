@@ -49,6 +49,9 @@ class AutoencoderConfig:
     """LSTM layers of encoder and decoder."""
     dropout: Probability = 0.0
     """Dropout between layers."""
+    sampled_softmax: Natural = 0
+    """Draws that training estimates the vocabulary's softmax with, 0 for the whole of it: for words
+    in the hundreds of thousands on a CPU. Its loss is an estimate from below."""
     noise: NotNegative = 0.1
     """Standard deviation of the Gaussian noise on the code, in training only."""
     noise_decay: Share = 0.9995
@@ -85,7 +88,7 @@ class Autoencoder(nn.Module):
         self.to_code = nn.Linear(config.hidden, config.code) if config.code else None
         self.decoder = Decoder(
             vocab_size, config.embedding, config.hidden, config.code_size, config.layers,
-            sparse=sparse,
+            sparse=sparse, sampled_softmax=config.sampled_softmax,
         )  # fmt: skip
         uniform_init(self, config.init, config.forget_bias)
 
@@ -163,7 +166,7 @@ class AutoencoderPlayer:
             codes = codes + std * noise
         self._loss = batch.share * self.autoencoder.decoder.cross_entropy(
             codes, batch.tokens, batch.lengths,
-            dropout=key.fold("decoder dropout"), rate=config.dropout,
+            dropout=key.fold("decoder dropout"), rate=config.dropout, sampling=key.fold("softmax"),
         )  # fmt: skip
 
     def learn(self, answer: Tensors | None) -> Metrics:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lvtrain.config import Count, NotNegative, OptimizerConfig, Positive, Probability
+from lvtrain.config import Count, Natural, NotNegative, OptimizerConfig, Positive, Probability
 from lvtrain.data.batches import Batch
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.encoder import uniform_init
@@ -34,6 +34,9 @@ class LanguageModelConfig:
     """Dropout before each layer and before the output."""
     tied: bool = False
     """Share the embeddings with the output layer (embedding = hidden)."""
+    sampled_softmax: Natural = 0
+    """Draws that training estimates the vocabulary's softmax with, 0 for the whole of it: for words
+    in the hundreds of thousands on a CPU. Its loss is an estimate from below."""
     init: Positive = 0.1
     """Parameters start from U(−init, init)."""
     forget_bias: NotNegative = 1.0
@@ -58,8 +61,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.decoder = Decoder(
-            vocab_size, config.embedding, config.hidden, 0, config.layers, config.tied
-        )
+            vocab_size, config.embedding, config.hidden, 0, config.layers, config.tied,
+            sparse=config.optimizer.kind == "sgd", sampled_softmax=config.sampled_softmax,
+        )  # fmt: skip
         uniform_init(self, config.init, config.forget_bias)
 
     @property
@@ -75,8 +79,9 @@ class LanguageModel(nn.Module):
         """−log p(x), a mean over words."""
         self.train()
         loss = batch.share * self.decoder.cross_entropy(
-            None, batch.tokens, batch.lengths, dropout=key.fold("dropout"), rate=self.config.dropout
-        )
+            None, batch.tokens, batch.lengths,
+            dropout=key.fold("dropout"), rate=self.config.dropout, sampling=key.fold("softmax"),
+        )  # fmt: skip
         return loss, {"cross_entropy": loss.detach()}
 
     def game(self, engine: EngineFactory) -> Game:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lvtrain.config import Count, NotNegative, OptimizerConfig, Positive, Probability
+from lvtrain.config import Count, Natural, NotNegative, OptimizerConfig, Positive, Probability
 from lvtrain.data.batches import Batch
 from lvtrain.kernels.reparameterize import reparameterize, reparameterize_mixture
 from lvtrain.modules.decoder import Decoder, shifted
@@ -44,6 +44,9 @@ class VAEConfig:
     """Dropout between layers."""
     word_dropout: Probability = 0.0
     """Share of the decoder's input words replaced by <unk>."""
+    sampled_softmax: Natural = 0
+    """Draws that training estimates the vocabulary's softmax with, 0 for the whole of it: for words
+    in the hundreds of thousands on a CPU. Its loss is an estimate from below."""
     components: Count = 1
     """Gaussians in the prior; 1 is N(0, I)."""
     init: Positive = 0.1
@@ -62,11 +65,15 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, vocab_size: int) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
-        self.encoder = Encoder(vocab_size, config.embedding, config.hidden, config.layers)
+        sparse = config.optimizer.kind == "sgd"
+        self.encoder = Encoder(
+            vocab_size, config.embedding, config.hidden, config.layers, sparse=sparse
+        )
         self.posterior_head = Gaussian(config.hidden, config.latent)
         self.decoder = Decoder(
-            vocab_size, config.embedding, config.hidden, config.latent, config.layers
-        )
+            vocab_size, config.embedding, config.hidden, config.latent, config.layers,
+            sparse=sparse, sampled_softmax=config.sampled_softmax,
+        )  # fmt: skip
         uniform_init(self, config.init, config.forget_bias)
         self.prior = MixturePrior(config.latent, config.components)
         self.prior.spread(1.0)
@@ -112,7 +119,7 @@ class VAE(nn.Module):
         inputs = drop_words(shifted(batch.tokens), config.word_dropout, key.fold("word dropout"))
         nll = self.decoder.cross_entropy(
             z, batch.tokens, batch.lengths, inputs, key.fold("decoder dropout"), config.dropout,
-            reduction="sum",
+            reduction="sum", sampling=key.fold("softmax"),
         )  # fmt: skip
         beta = key.number("beta", config.kl.weight)
         loss = nll / rows + beta * kl_term(kl, config.kl)

@@ -138,6 +138,8 @@ class TorchEngine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        # Those of a large vocabulary take as much as its table, which the next ones need.
+        self.optimizer.zero_grad(set_to_none=True)
         return 0.0 if total is None else total
 
     def rate(self, key: Key) -> float | Tensor:

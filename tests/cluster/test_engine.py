@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from lvtrain.cluster.batch_norm import over_the_group
 from lvtrain.cluster.engine import DeepSpeedEngine
 from lvtrain.config import OptimizerConfig
+from lvtrain.data.batches import Batches
+from lvtrain.evaluation.sentences import MemorySplit
 from lvtrain.kernels.gradient_penalty import gradient_penalty
 from lvtrain.randomness import Key
+from lvtrain.systems.language_model import LanguageModel, LanguageModelConfig
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.watch import Watch
 from tests.cluster.ranks import on_ranks
@@ -101,6 +104,32 @@ def test_two_players_with_penalty_and_clipping_are_those_of_plain_torch(
     for part, state in ranks[0].items():
         for name, value in state.items():
             assert np.array_equal(value, ranks[1][part][name]), f"ranks differ in {part} {name}"
+
+
+def _sampled(rank: int, world: int, zero: int | None) -> dict[str, np.ndarray]:
+    """A language model with a sampled softmax, whose one table has sparse gradients alone."""
+    torch.manual_seed(0)
+    config = LanguageModelConfig(
+        embedding=8, hidden=8, tied=True, sampled_softmax=20,
+        optimizer=OptimizerConfig(kind="sgd", lr=0.5, clip=0.1),
+    )  # fmt: skip
+    model = LanguageModel(config, 60)
+    engine: Engine = TorchEngine("model", model, config.optimizer, STEPS)
+    if zero is not None:
+        engine = deepspeed({"model": model}, zero, config.optimizer)["model"]
+    words = torch.randint(4, 60, (40, 5), generator=torch.Generator().manual_seed(0))
+    split = MemorySplit(words.tolist())
+    batches = Batches(split, batch_size=ROWS, seed=0, rank=rank, world=world)
+    game = model.game(lambda *_: engine)
+    for step in range(STEPS):
+        game.iterate(batches, Key(seed=0, step=step, rank=rank, world=world))
+    return arrays(engine.state())
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_a_sampled_softmax_on_two_ranks_is_that_of_one(zero: int) -> None:
+    ranks = on_ranks(2, _sampled, zero)
+    assert_near({"model": ranks[0]}, {"model": _sampled(0, 1, None)})
 
 
 def test_a_state_goes_on_at_another_stage_and_number_of_ranks() -> None:

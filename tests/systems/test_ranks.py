@@ -60,12 +60,13 @@ def played(store: Path, system: str, changes: dict, rank: int, world: int) -> li
     ("system", "changes"),
     [
         ("lm", {}),
+        ("lm", {"sampled_softmax": 40, "tied": True, "optimizer": OptimizerConfig(kind="sgd")}),
         ("ae", {"code": 6}),
         ("dae", {"corruption": NOISE, "optimizer": OptimizerConfig(kind="sgd")}),
-        ("vae", {"latent": 5, "kl": KL}),
+        ("vae", {"latent": 5, "kl": KL, "sampled_softmax": 20}),
         ("vae", {"latent": 5, "kl": KL, "components": 3}),
     ],
-    ids=["lm", "ae", "dae", "vae", "vae-mixture"],
+    ids=["lm", "lm-sampled", "ae", "dae", "vae", "vae-mixture"],
 )
 def test_the_mean_over_ranks_is_the_loss_and_gradient_of_the_whole_batch(
     store: Path, system: str, changes: dict, world: int
