@@ -156,7 +156,7 @@ def test_a_system_without_an_adversary_has_workers_of_one_kind(
     found, expected = (json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])
                        for run in ("many", "one"))  # fmt: skip
     assert found["kind"] == "validation"
-    assert found[FIRST[system]] == pytest.approx(expected[FIRST[system]], rel=1e-5)
+    assert found[FIRST[system]] == pytest.approx(expected[FIRST[system]], rel=1e-4)
 
 
 def test_a_run_moves_between_a_cluster_and_one_process(store: Path, tmp_path: Path) -> None:
