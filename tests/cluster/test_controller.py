@@ -25,6 +25,7 @@ from lvtrain.errors import NonFiniteLoss, UserError
 from lvtrain.experiment import configure
 from lvtrain.model import Model
 from lvtrain.presets import preset
+from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.training.checkpoint import Checkpoint, latest
 from tests.systems.test_seq2seq_gan import SMALL as SMALL_TRANSLATORS
 from tests.training.smooth import smooth
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 # Every phase in a few steps: likelihood, the discriminator alone, both.
 SMALL_GAN = replace(
     SMALL_TRANSLATORS,
-    likelihood=2,
+    play=PlayConfig(likelihood=2),
     fresh=1,
     discriminator=replace(SMALL_TRANSLATORS.discriminator, accuracy=0.1),
     critic=replace(SMALL_TRANSLATORS.critic, pretraining=2),
