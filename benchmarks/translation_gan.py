@@ -34,7 +34,9 @@ from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
 from lvtrain.model import Model
 from lvtrain.objectives.policy_gradient import PolicyConfig
-from lvtrain.systems.seq2seq_gan import DiscriminatorConfig, Seq2SeqGANConfig
+from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
+from lvtrain.systems.seq2seq_play import PlayConfig
+from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
 
 LIKELIHOOD = "likelihood"
 
@@ -90,7 +92,7 @@ class ComparisonConfig:
             f"lambda-{share:g}": PolicyConfig(adversarial=share, rollouts=self.rollouts)
             for share in self.shares
         }
-        return {LIKELIHOOD: replace(whole, likelihood=self.steps)} | {
+        return {LIKELIHOOD: replace(whole, play=PlayConfig(likelihood=self.steps))} | {
             name: replace(whole, policy=policy) for name, policy in policies.items()
         }
 

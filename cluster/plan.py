@@ -109,7 +109,8 @@ def traffic(config: RunConfig, cluster: ClusterConfig, game: Game) -> dict[str, 
     sent = messages(config, game)
     codes = config.train.batch_size * sent.code
     adversary = sum((*sent.critic, *sent.generator))
-    exchanged = {"bytes_exchanged": (sent.proposals + sent.answers) * codes} if codes else {}
+    known = codes > 0 or game.adversary is None
+    exchanged = {"bytes_exchanged": (sent.proposals + sent.answers) * codes} if known else {}
     return exchanged | {
         "bytes_reduced_a_worker": ring(cluster.workers, sum(sent.model)),
         "bytes_reduced_an_adversary": ring(cluster.adversaries, adversary),

@@ -22,6 +22,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .products import add_product, multiplies_bfloat16
@@ -39,6 +40,10 @@ with fewer takes longer than the products do. Of 800,000 words, 64 take 200 MB."
 
 TILE_BYTES = {"cpu": 4 * 2**20}
 """Size of a tile of them: small enough for the cache, large enough for the GEMM; else a chunk."""
+
+BFLOAT16_ROWS = 64
+"""Rows are made up to a multiple of so many where a CPU multiplies bfloat16: a kernel is compiled
+for each shape of a product, and the last thousand of them are kept with room to work in."""
 
 
 class Options(NamedTuple):
@@ -114,11 +119,20 @@ def _sweep(
         x, weight = x.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     scale = x.new_zeros(len(x), dtype=dtype) if scale is None else scale.to(dtype)
+    count = len(x)
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        more = -count % BFLOAT16_ROWS
+        x, target, scale = (
+            F.pad(x, (0, 0, 0, more)),
+            F.pad(target, (0, more)),
+            F.pad(scale, (0, more)),
+        )
 
     with torch.autocast(x.device.type, enabled=False):  # the products are in x's type
         losses, (dx, dw, db) = _over_real_rows(
             x, weight, target, bias, scale, options.label_smoothing, needed
         )
+    losses, dx = losses[:count], None if dx is None else dx[:count]
     if real is not None:
         rows = len(given[0])
         losses = losses.new_zeros(rows).index_copy_(0, real, losses)

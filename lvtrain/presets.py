@@ -15,7 +15,9 @@ from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig
 from lvtrain.systems.seq2seq import Seq2SeqConfig
-from lvtrain.systems.seq2seq_gan import DiscriminatorConfig, Seq2SeqGANConfig
+from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
+from lvtrain.systems.seq2seq_play import PlayConfig
+from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
 from lvtrain.systems.vae import VAEConfig
 
 
@@ -120,7 +122,7 @@ _FINE = OptimizerConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
 _TINY_TRANSLATOR = Seq2SeqConfig(embedding=96, hidden=128, dropout=0.1, optimizer=_TINY_ADAM)
 _TINY_GAN = Seq2SeqGANConfig(
     translator=_TINY_TRANSLATOR,
-    likelihood=1_400,
+    play=PlayConfig(likelihood=1_400),
     discriminator=DiscriminatorConfig(optimizer=OptimizerConfig(lr=2e-3)),
     policy=PolicyConfig(rollouts=4),
 )

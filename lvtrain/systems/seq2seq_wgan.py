@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +32,9 @@ from lvtrain.objectives.adversarial import LipschitzConfig, clip_weights, penalt
 from lvtrain.objectives.rollouts import sample
 from lvtrain.randomness import Key, NotPlayable
 from lvtrain.systems.seq2seq import Seq2Seq
+from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.training.engine import Engine
 from lvtrain.training.game import Metrics, Tensors
-
-if TYPE_CHECKING:
-    from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 
 NEVER = -1e9
 """Logit of what is no word."""
@@ -105,8 +103,10 @@ class RelaxedPlayer:
     """The translator as a model player: it proposes embedded samples, and learns from a gradient
     in them."""
 
-    def __init__(self, translator: Seq2Seq, engine: Engine, config: Seq2SeqGANConfig) -> None:
-        self.translator, self.engine, self.config = translator, engine, config
+    def __init__(
+        self, translator: Seq2Seq, engine: Engine, play: PlayConfig, config: CriticConfig
+    ) -> None:
+        self.translator, self.engine, self.play, self.config = translator, engine, play, config
         self.engines: Mapping[str, Engine] = {"model": engine}
 
     def propose(self, batch: Batch, key: Key) -> Tensors:
@@ -127,10 +127,10 @@ class RelaxedPlayer:
         assert batch.targets is not None and batch.target_lengths is not None
         translator, network = self.translator, self.translator.network
         table = network.target.detach()
-        if key.step < self.config.likelihood:
+        if key.step < self.play.likelihood:
             nothing = table.new_zeros(len(batch.rows), 0, table.shape[1])
             return {"fake": nothing}, nothing
-        extra = self.config.extra_words
+        extra = self.play.extra_words
         width = batch.targets.shape[1] + extra
         memory = translator.encode(batch.tokens, batch.lengths)
         device = batch.tokens.device
@@ -146,10 +146,10 @@ class RelaxedPlayer:
         uniform = key.fold("gumbel").uniform(*logits.shape, device=device)
         with torch.no_grad():
             noise = gumbel_given(log_probs, words.clamp_min(EOS), uniform)
-        temperature = key.number("temperature", self.config.critic.temperature_at)
+        temperature = key.number("temperature", self.config.temperature_at)
         real = real_tokens(words, lengths)[..., None]
         relaxed = ((log_probs + noise) / temperature).softmax(2) @ table * real
-        fake = relaxed.detach() if self.config.critic.forward == "soft" else table[words] * real
+        fake = relaxed.detach() if self.config.forward == "soft" else table[words] * real
         targets = F.pad(batch.targets, (0, extra), value=PAD)
         references = table[targets] * real_tokens(targets, batch.target_lengths)[..., None]
         return {
@@ -166,17 +166,17 @@ class RelaxedPlayer:
 
     def learn(self, answer: Tensors | None) -> Metrics:
         assert answer is not None, "the translator plays against a critic"
-        step, config, loss = self._key.step, self.config, self._loss
+        step, play, loss = self._key.step, self.play, self._loss
         figures = {"cross_entropy": loss}
-        alone = step < config.likelihood
-        heeded = step >= config.likelihood + config.critic.pretraining
+        alone = step < play.likelihood
+        heeded = step >= play.likelihood + self.config.pretraining
         if not alone:
-            loss = config.teacher * loss
+            loss = play.teacher * loss
         if heeded:
             figures["relaxed"] = (self._relaxed * answer["fake"]).sum((1, 2)).mean()
             loss = loss + figures["relaxed"]
         metrics: Metrics = {name: figure.detach() for name, figure in figures.items()}
-        if alone or heeded or config.meanwhile == "supervised":
+        if alone or heeded or play.meanwhile == "supervised":
             self.engine.backward(loss, self._key, figures)
             metrics["gradient_norm"] = self.engine.step(self._key)
         del self._relaxed, self._loss

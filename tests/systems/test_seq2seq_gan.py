@@ -16,13 +16,9 @@ from lvtrain.data.store import Store
 from lvtrain.objectives.policy_gradient import PolicyConfig
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq import Seq2SeqConfig
-from lvtrain.systems.seq2seq_gan import (
-    DiscriminatorConfig,
-    DiscriminatorPlayer,
-    Referee,
-    Seq2SeqGAN,
-    Seq2SeqGANConfig,
-)
+from lvtrain.systems.seq2seq_gan import Seq2SeqGAN, Seq2SeqGANConfig
+from lvtrain.systems.seq2seq_play import PlayConfig
+from lvtrain.systems.seq2seq_policy import DiscriminatorConfig, DiscriminatorPlayer, Referee
 from lvtrain.systems.seq2seq_wgan import CriticConfig, CriticPlayer, RelaxedPlayer, gumbel_given
 from lvtrain.training.engine import TorchEngine
 from lvtrain.training.game import Game
@@ -98,12 +94,12 @@ def test_an_answer_has_a_part_for_each_row_that_depends_on_it_alone(
 @pytest.mark.parametrize("meanwhile", ["frozen", "supervised"])
 @pytest.mark.parametrize("adversary", ["brcsgan", "wgan"])
 def test_the_translator_heeds_its_adversary_once_that_is_good_enough(
-    adversary: str, meanwhile: str, store: Path
+    adversary: str, meanwhile: Any, store: Path
 ) -> None:
     gan, game, batches = made(
         store,
         adversary=adversary,
-        meanwhile=meanwhile,
+        play=PlayConfig(meanwhile=meanwhile),
         discriminator=replace(SMALL.discriminator, accuracy=0.45),
         critic=replace(SMALL.critic, pretraining=8),
     )
@@ -122,8 +118,8 @@ def test_the_translator_heeds_its_adversary_once_that_is_good_enough(
 
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 def test_likelihood_comes_first_and_the_adversary_waits(adversary: str, store: Path) -> None:
-    gan, game, batches = made(store, adversary=adversary, likelihood=2, fresh=1)
-    alone, alone_game, _ = made(store, adversary=adversary, likelihood=9)
+    gan, game, batches = made(store, adversary=adversary, play=PlayConfig(likelihood=2), fresh=1)
+    alone, alone_game, _ = made(store, adversary=adversary, play=PlayConfig(likelihood=9))
     before = weights(gan.adversary)
     for step in range(2):
         key = Key(seed=0, step=step)
@@ -175,7 +171,7 @@ def test_references_are_told_from_samples_of_an_untrained_translator_and_not_fro
 
 def test_reinforcement_by_bleu_alone_raises_the_bleu_of_samples_of_a_batch(store: Path) -> None:
     policy = PolicyConfig(rollouts=4, adversarial=0.0)
-    _, game, batches = made(store, policy=policy, teacher=0.0)
+    _, game, batches = made(store, policy=policy, play=PlayConfig(teacher=0.0))
     found = []
     for step in range(90):
         metrics, _ = game.iterate(Same(batches.at(0)), Key(seed=0, step=step))
@@ -187,7 +183,7 @@ def test_reinforcement_by_bleu_alone_raises_the_bleu_of_samples_of_a_batch(store
 def test_the_translators_gradient_is_that_of_the_critics_opinion(store: Path) -> None:
     """Cut at the embeddings, the chain rule is exact: with soft samples it is ∂D(x, e)/∂θ."""
     gan, game, batches = made(
-        store, adversary="wgan", teacher=0.0,
+        store, adversary="wgan", play=PlayConfig(teacher=0.0),
         critic=replace(SMALL.critic, forward="soft", answer_scale=1.0),
     )  # fmt: skip
     assert isinstance(game.model, RelaxedPlayer) and isinstance(game.adversary, CriticPlayer)

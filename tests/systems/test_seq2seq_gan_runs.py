@@ -15,6 +15,7 @@ from lvtrain.errors import UserError
 from lvtrain.experiment import starting_from
 from lvtrain.model import Model
 from lvtrain.systems.seq2seq import translator_of
+from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.training.checkpoint import latest
 from tests.systems.test_seq2seq_gan import SMALL
 
@@ -22,7 +23,11 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 12, "threads": 1, "validate_every": 0, "log_every": 2, "tensorboard": False,
 }  # fmt: skip
 # Likelihood, the discriminator alone, then both, within ten steps.
-PHASES = replace(SMALL, likelihood=2, discriminator=replace(SMALL.discriminator, accuracy=0.2))
+PHASES = replace(
+    SMALL,
+    play=PlayConfig(likelihood=2),
+    discriminator=replace(SMALL.discriminator, accuracy=0.2),
+)
 
 
 def trained(

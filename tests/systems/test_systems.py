@@ -28,6 +28,8 @@ def play(store: Path, system: str, name: str, steps: int) -> tuple[nn.Module, Ga
     torch.manual_seed(0)
     info = Store.open(store).info
     sizes = (info.vocab_size, info.target_vocab_size)[: 1 + entry(system).parallel]
+    if getattr(model, "one_vocabulary", False):
+        sizes = (max(sizes),) * 2
     built = entry(system).load()[1](model, *sizes)
 
     def engine(part: str, module: nn.Module, optimizer: OptimizerConfig) -> TorchEngine:
@@ -35,7 +37,7 @@ def play(store: Path, system: str, name: str, steps: int) -> tuple[nn.Module, Ga
 
     game = built.game(engine)
     batches = Batches(split, batch_size=16, seed=0)
-    first = "cross_entropy" if system in ("lm", "seq2seq") else "reconstruction"
+    first = "cross_entropy" if system == "lm" or entry(system).parallel else "reconstruction"
     losses = [game.iterate(batches, Key(seed=0, step=i))[0][first] for i in range(steps)]
     return built, game, losses
 
