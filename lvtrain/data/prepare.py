@@ -113,14 +113,13 @@ def _build(
         tallies, slices = work.encode(tasks, seen.sorter, seen.labels, layout, work.result)
         _check_splits(tallies, sources, config.max_words)
         splits = work.assemble(tallies, slices, layout)
-        frequent = most_frequent(seen.words, FREQUENT)
         info = StoreInfo(
             version=VERSION,
             vocab_size=sizes[TOKENIZER],
             target_vocab_size=sizes.get(TARGET_TOKENIZER),
             labels=seen.labels,
             splits=splits,
-            frequent=tuple(sorted(frequent.items(), key=lambda item: (-item[1], item[0]))),
+            frequent=tuple(most_frequent(seen.words, FREQUENT).items()),
             tokenizers={name: sha256(work.result / name) for name in tokenizers},
             sources=names,
             settings=config.settings,

@@ -36,15 +36,14 @@ from lvtrain.data.passes import (
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.data.sorter import HASH_RANGE, Sorter
 from lvtrain.data.spill import Slice
-from lvtrain.data.tokenizer import SPECIALS, Tokenizer
+from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.data.vocabulary import vocabulary
 from lvtrain.data.workers import Workers
 from lvtrain.errors import UserError
 
 Progress = Callable[[int, int, str, int], None]
 """Called with what is done, the total, the name of the phase and the words done in it."""
 
-BPE_WORDS: Final = 20_000_000
-"""Words that pieces are learnt of: counts of a longer text are scaled down to so many."""
 SPLITS: Final = ("train", "valid", "test")
 
 AnyTask = TypeVar("AnyTask", Task, Coding, Comparing)
@@ -173,7 +172,7 @@ class Work:
         path = self.result / name
         if not path.exists():
             partial = self._parts / name
-            _train_tokenizer(words, self.config, size, where).save(partial)
+            vocabulary(words, self.config, size, where).save(partial)
             partial.replace(path)
 
     def encode(
@@ -279,28 +278,6 @@ class _Meter:
 
     def end(self) -> None:
         self._report(self._total, self._total, self._phase, self._words)
-
-
-def _train_tokenizer(
-    table: pa.Table, config: PrepareConfig, vocab_size: int | None, where: str
-) -> Tokenizer:
-    try:
-        if config.tokenizer == "bpe":
-            return Tokenizer.bpe_from_counts(
-                counts.most_frequent(counts.scaled(table, BPE_WORDS), None),
-                vocab_size=vocab_size,
-                lowercase=config.lowercase,
-            )
-        # Specials among the words are passed over.
-        most = None if vocab_size is None else vocab_size + len(SPECIALS)
-        return Tokenizer.words_from_counts(
-            counts.most_frequent(table, most, config.min_count),
-            vocab_size=vocab_size,
-            min_count=config.min_count,
-            lowercase=config.lowercase,
-        )
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _ordered(labels: set[str]) -> tuple[str, ...]:

@@ -313,7 +313,7 @@ def test_labels_tell_equal_sentences_apart(tmp_path: Path) -> None:
 def test_pieces_of_a_long_text_are_learnt_of_counts_in_proportion(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lvtrain.data import stages as module
+    from lvtrain.data import vocabulary as module
 
     monkeypatch.setattr(module, "BPE_WORDS", 3000)
     config = PrepareConfig(files=(str(corpus),), tokenizer="bpe", vocab_size=400)
