@@ -26,8 +26,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-import lvtrain
 from benchmarks.provenance import provenance
+from benchmarks.trained import trained
 from lvtrain.config import OptimizerConfig, Precision, TrainConfig
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
@@ -189,15 +189,13 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
             log_every=100,
         )
         run = config.out / f"run-{name}-{seed}"
-        lvtrain.train(
-            system, config.out / "store", run, model=model, resume="auto", **vars(settings)
-        )
-        trained = Model.load(run)
+        trained(system, config.out / "store", run, model=model, **vars(settings))
+        ours = Model.load(run)
         figures["train_seconds"] = round(time.monotonic() - started)
-        figures["step"] = trained.step
-        temperature = best_temperature(config, trained, store)
+        figures["step"] = ours.step
+        temperature = best_temperature(config, ours, store)
         figures["temperature"] = temperature
-        sentences = trained.generate(config.samples, seed, temperature=temperature)
+        sentences = ours.generate(config.samples, seed, temperature=temperature)
         (config.out / f"samples-{name}-{seed}.txt").write_text("\n".join(sentences) + "\n")
     judge = Judge.train(
         sentences, store.tokenizer, replace(config.judge, seed=seed), torch.device("cpu")

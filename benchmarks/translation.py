@@ -19,8 +19,8 @@ from typing import Any
 
 import tyro
 
-import lvtrain
 from benchmarks.provenance import provenance
+from benchmarks.trained import trained
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
 from lvtrain.evaluation.translation import pairs_of, scores, translated
@@ -102,7 +102,7 @@ def _result(config: TranslationConfig, name: str, store: Path) -> dict[str, Any]
     if config.limit_steps:
         every = max(1, config.limit_steps // (2 * config.average))
         settings = {"steps": config.limit_steps, "checkpoint_every": every, "validate_every": 0}
-    lvtrain.train("seq2seq", store, run, preset=preset, resume="auto", seed=config.seed, **settings)
+    trained("seq2seq", store, run, preset=preset, seed=config.seed, **settings)
     lines = read_metrics(run)
     found["seconds"] = lines[-1]["seconds"]
     model = Model.load(run, "latest", average=config.average)

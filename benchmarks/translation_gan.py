@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-import lvtrain
 from benchmarks.provenance import provenance
+from benchmarks.trained import trained
 from lvtrain.config import OptimizerConfig
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.evaluate import evaluate
@@ -111,12 +111,11 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
         return found
     run, started = config.out / name, time.perf_counter()
-    lvtrain.train(
+    trained(
         "seq2seq-gan",
         Model.load(config.start).config.store,
         run,
         model=config.columns[name],
-        resume="auto",
         seed=config.seed,
         steps=config.steps,
         batch_size=config.batch_size,
