@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -178,7 +177,6 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
         sentences = store.tokenizer.decode_batch(real)
     else:
         system, model = config.shape.system(name)
-        started = time.monotonic()
         settings = TrainConfig(
             steps=config.steps,
             seed=seed,
@@ -189,9 +187,9 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
             log_every=100,
         )
         run = config.out / f"run-{name}-{seed}"
-        trained(system, config.out / "store", run, model=model, **vars(settings))
+        seconds = trained(system, config.out / "store", run, model=model, **vars(settings))
         ours = Model.load(run)
-        figures["train_seconds"] = round(time.monotonic() - started)
+        figures["train_seconds"] = round(seconds)
         figures["step"] = ours.step
         temperature = best_temperature(config, ours, store)
         figures["temperature"] = temperature
