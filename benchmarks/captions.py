@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -26,8 +25,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-import lvtrain
 from benchmarks.provenance import provenance
+from benchmarks.trained import trained
 from lvtrain.config import OptimizerConfig, Precision, TrainConfig
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
@@ -178,7 +177,6 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
         sentences = store.tokenizer.decode_batch(real)
     else:
         system, model = config.shape.system(name)
-        started = time.monotonic()
         settings = TrainConfig(
             steps=config.steps,
             seed=seed,
@@ -189,15 +187,13 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
             log_every=100,
         )
         run = config.out / f"run-{name}-{seed}"
-        lvtrain.train(
-            system, config.out / "store", run, model=model, resume="auto", **vars(settings)
-        )
-        trained = Model.load(run)
-        figures["train_seconds"] = round(time.monotonic() - started)
-        figures["step"] = trained.step
-        temperature = best_temperature(config, trained, store)
+        seconds = trained(system, config.out / "store", run, model=model, **vars(settings))
+        ours = Model.load(run)
+        figures["train_seconds"] = round(seconds)
+        figures["step"] = ours.step
+        temperature = best_temperature(config, ours, store)
         figures["temperature"] = temperature
-        sentences = trained.generate(config.samples, seed, temperature=temperature)
+        sentences = ours.generate(config.samples, seed, temperature=temperature)
         (config.out / f"samples-{name}-{seed}.txt").write_text("\n".join(sentences) + "\n")
     judge = Judge.train(
         sentences, store.tokenizer, replace(config.judge, seed=seed), torch.device("cpu")

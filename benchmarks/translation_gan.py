@@ -16,7 +16,6 @@ last checkpoint; a column that was measured with the same settings is not done a
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +23,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-import lvtrain
 from benchmarks.provenance import provenance
+from benchmarks.trained import trained
 from lvtrain.config import OptimizerConfig
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.evaluate import evaluate
@@ -110,13 +109,12 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     kept = config.kept / f"{name}.json"
     if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
         return found
-    run, started = config.out / name, time.perf_counter()
-    lvtrain.train(
+    run = config.out / name
+    seconds = trained(
         "seq2seq-gan",
         Model.load(config.start).config.store,
         run,
         model=config.columns[name],
-        resume="auto",
         seed=config.seed,
         steps=config.steps,
         batch_size=config.batch_size,
@@ -125,7 +123,6 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         checkpoint_every=50,
         log_every=10,
     )
-    seconds = time.perf_counter() - started
     search = BeamConfig(beam=config.beam)
     how = EvaluateConfig(translate=TranslateConfig(search=search))
     baseline = None if name == LIKELIHOOD else Model.load(config.out / LIKELIHOOD)

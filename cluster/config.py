@@ -7,7 +7,7 @@ from typing import Literal
 
 from lvtrain.config import Count, Natural, NotNegative, Positive
 
-Role = Literal["model", "adversary"]
+Role = Literal["model", "adversary", "sampler"]
 Transport = Literal["store", "nixl"]
 
 
@@ -22,16 +22,24 @@ class ClusterConfig:
     """Workers of the model: encoder and decoder. They share each batch."""
     adversaries: Count = 1
     """Workers of the adversary: critic and generator. A system without one has none."""
+    samplers: Natural = 0
+    """Workers that sample translations and roll them out, for a model that learns from rewards: as
+    many for each of its own workers, which do without while they learn. With none they sample
+    themselves."""
     zero: Literal[0, 1, 2] = 0
     """ZeRO stage: 1 shards the optimisers' state over a group's workers, 2 the gradients too."""
     cpus: Positive = 1.0
     """CPUs of each worker of the model; a whole number of threads, at least one."""
     adversary_cpus: Positive = 1.0
     """CPUs of each worker of the adversary."""
+    sampler_cpus: Positive = 1.0
+    """CPUs of each sampler."""
     gpus: NotNegative = 0.0
     """GPUs of each worker of the model; workers may share one by fractions."""
     adversary_gpus: NotNegative = 0.0
     """GPUs of each worker of the adversary."""
+    sampler_gpus: NotNegative = 0.0
+    """GPUs of each sampler."""
     transport: Transport = "store"
     """How codes and answers go from worker to worker: through the object stores of their nodes, or
     straight from memory to memory, a GPU's too, by NIXL (pip install nixl)."""
@@ -52,13 +60,18 @@ class ClusterConfig:
     failures: Natural = 3
     """Restarts without a new checkpoint between them before the run is given up."""
 
-    def cpus_of(self, role: Role) -> float:
-        """CPUs of a worker."""
-        return self.cpus if role == "model" else self.adversary_cpus
+    def needs(self, role: Role) -> dict[str, float]:
+        """What a worker is given, as Ray counts it."""
+        cpus, gpus = {
+            "model": (self.cpus, self.gpus),
+            "adversary": (self.adversary_cpus, self.adversary_gpus),
+            "sampler": (self.sampler_cpus, self.sampler_gpus),
+        }[role]
+        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
-    def gpus_of(self, role: Role) -> float:
-        """GPUs of a worker."""
-        return self.gpus if role == "model" else self.adversary_gpus
+    def threads(self, role: Role) -> int:
+        """Threads of a worker."""
+        return max(1, int(self.needs(role)["CPU"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +82,7 @@ class Seat:
     rank: int
     world: int
     others: int
-    """Workers of the other part."""
+    """Workers of the other part that it exchanges rows with."""
 
     def __str__(self) -> str:
         return f"{self.role} rank {self.rank} of {self.world}"

@@ -22,6 +22,7 @@ from lvtrain.config import RunConfig, differences, to_json
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.experiment import logged
+from lvtrain.systems.seq2seq_policy import PolicyPlayer
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.folder import (
@@ -142,6 +143,17 @@ def check(config: RunConfig, cluster: ClusterConfig) -> None:
             f"--batch-size {size}: expected a multiple of --workers {cluster.workers} times "
             f"--accumulate {parts}"
         )
+    if cluster.samplers:
+        if not isinstance(shape.model, PolicyPlayer):
+            raise UserError(
+                f"--samplers {cluster.samplers}: expected 0: only seq2seq-gan with --adversary "
+                "brcsgan or wu rolls translations out"
+            )
+        if cluster.samplers % cluster.workers or (size // parts) % cluster.samplers:
+            raise UserError(
+                f"--samplers {cluster.samplers}: expected a multiple of --workers "
+                f"{cluster.workers} that divides --batch-size {size} over --accumulate {parts}"
+            )
     if cluster.zero and shape.adversary is not None and shape.schedule == "alternating":
         raise UserError(
             f"--zero {cluster.zero}: expected 0 with the alternating schedule, which updates the "

@@ -21,9 +21,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch.distributed import DistError
 
+from lvtrain.cluster.adversary_worker import AdversaryWorker
 from lvtrain.cluster.config import ClusterConfig, Role, Seat
 from lvtrain.cluster.health import PING, ask, raised_by
-from lvtrain.cluster.worker import AdversaryWorker, AutoencoderWorker
+from lvtrain.cluster.model_worker import AutoencoderWorker
+from lvtrain.cluster.sampler_worker import SamplerWorker
 from lvtrain.config import RunConfig
 from lvtrain.errors import NonFiniteLoss, UserError
 
@@ -44,16 +46,18 @@ class Member:
     actor: Any
 
 
-def bundles(cluster: ClusterConfig, adversary: bool) -> list[dict[str, float]]:
-    """What each worker needs, those of the model first."""
-    roles: list[tuple[Role, int]] = [("model", cluster.workers)]
-    if adversary:
-        roles.append(("adversary", cluster.adversaries))
+def seats(cluster: ClusterConfig, adversary: bool) -> list[Seat]:
+    """Every worker of a game: of the model, of the adversary if there is one, samplers."""
+    workers, adversaries = cluster.workers, cluster.adversaries if adversary else 0
+    roles: list[tuple[Role, int, int]] = [
+        ("model", workers, adversaries),
+        ("adversary", adversaries, workers),
+        ("sampler", cluster.samplers, 0),
+    ]
     return [
-        {"CPU": cluster.cpus_of(role)}
-        | ({"GPU": cluster.gpus_of(role)} if cluster.gpus_of(role) else {})
-        for role, count in roles
-        for _ in range(count)
+        Seat(role=role, rank=rank, world=world, others=others)
+        for role, world, others in roles
+        for rank in range(world)
     ]
 
 
@@ -72,12 +76,12 @@ def hired(config: RunConfig, cluster: ClusterConfig, adversary: bool) -> Iterato
     """All workers of a game, from their placement to their end."""
     # Of what a lost worker leaves undone, one line is said here; Ray would say some of each.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    needed = bundles(cluster, adversary)
-    placed = _place(cluster, needed)
+    wanted = seats(cluster, adversary)
+    placed = _place(cluster, [cluster.needs(seat.role) for seat in wanted])
     members = []
     try:
-        for index in range(len(needed)):
-            members.append(_hire(config, cluster, needed, placed, index))
+        for index, seat in enumerate(wanted):
+            members.append(_hire(config, cluster, seat, placed, index))
         yield Groups(cluster, members)
     finally:
         for member in members:
@@ -101,7 +105,10 @@ class Groups:
     def start(self, found: str, step: int) -> None:
         """Have both groups meet and take their places in the game at `step`."""
         self.get(self._first.values(), START)
-        asked = []
+        asked = [member.actor.start.remote() for member in self.of("sampler")]
+        samplers, models = [m.actor for m in self.of("sampler")], self.of("model")
+        for member in models if samplers else ():
+            asked.append(member.actor.employ.remote(samplers[member.seat.rank :: len(models)]))
         for role in ("model", "adversary"):
             members = self.of(role)
             if members:
@@ -163,9 +170,9 @@ def _place(cluster: ClusterConfig, needed: Sequence[dict[str, float]]) -> Placem
     """Reserve what every worker needs; raises UserError where that is not there or not free."""
     if lacking := shortfall(needed, ray.cluster_resources()):
         raise UserError(
-            f"--workers {cluster.workers}, --adversaries {cluster.adversaries}: "
-            f"{'; '.join(lacking)}: give each less with --cpus, --adversary-cpus, --gpus and "
-            "--adversary-gpus, fractions among them"
+            f"--workers {cluster.workers}, --adversaries {cluster.adversaries}, --samplers "
+            f"{cluster.samplers}: {'; '.join(lacking)}: give each less with --cpus, --gpus, "
+            "--adversary-cpus and so on, fractions among them"
         )
     placed = placement_group(list(needed), strategy="SPREAD" if cluster.spread else "PACK")
     if placed.wait(cluster.placement_timeout):
@@ -180,28 +187,18 @@ def _place(cluster: ClusterConfig, needed: Sequence[dict[str, float]]) -> Placem
 
 
 def _hire(
-    config: RunConfig,
-    cluster: ClusterConfig,
-    needed: Sequence[Mapping[str, float]],
-    placed: PlacementGroup,
-    index: int,
+    config: RunConfig, cluster: ClusterConfig, seat: Seat, placed: PlacementGroup, index: int
 ) -> Member:
-    """Start the worker of one bundle; those of the model are the first."""
-    workers, adversaries = cluster.workers, len(needed) - cluster.workers
-    model = index < workers
-    seat = Seat(
-        role="model" if model else "adversary",
-        rank=index if model else index - workers,
-        world=workers if model else adversaries,
-        others=adversaries if model else workers,
-    )
+    """Start a worker in its bundle."""
+    kinds = {"model": AutoencoderWorker, "adversary": AdversaryWorker, "sampler": SamplerWorker}
+    needed = cluster.needs(seat.role)
     # `phase` is answered beside the work, by workers that are not frozen.
     remote = cast(Any, ray.remote)(
         concurrency_groups={"health": 1}, enable_tensor_transport=cluster.transport != "store"
     )
-    actor = remote(AutoencoderWorker if model else AdversaryWorker).options(
-        num_cpus=needed[index]["CPU"],
-        num_gpus=needed[index].get("GPU", 0),
+    actor = remote(kinds[seat.role]).options(
+        num_cpus=needed["CPU"],
+        num_gpus=needed.get("GPU", 0),
         max_restarts=0,
         max_task_retries=0,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -209,7 +206,7 @@ def _hire(
         ),
         runtime_env={
             "env_vars": {
-                "OMP_NUM_THREADS": str(max(1, int(needed[index]["CPU"]))),
+                "OMP_NUM_THREADS": str(cluster.threads(seat.role)),
                 # As for `lvtrain train`: threads that wait must not spin beside busy ones.
                 "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
             }

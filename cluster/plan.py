@@ -13,7 +13,7 @@ from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.cluster.controller import check
 from lvtrain.cluster.game import game_shape
-from lvtrain.cluster.group import bundles, shortfall
+from lvtrain.cluster.group import seats, shortfall
 from lvtrain.config import RunConfig
 from lvtrain.model import build
 from lvtrain.systems import DecodingSystem
@@ -29,7 +29,8 @@ def plan(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Resources needed and there, rows a worker, and bytes moved an iteration."""
     check(config, cluster)
     game = game_shape(config)
-    needed = bundles(cluster, game.adversary is not None)
+    wanted = seats(cluster, game.adversary is not None)
+    needed = [cluster.needs(seat.role) for seat in wanted]
     with connected(cluster):
         there = ray.cluster_resources()
         nodes = len(ray.nodes())
@@ -43,6 +44,8 @@ def plan(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
             "adversaries": cluster.adversaries,
             "rows_an_adversary": size // cluster.adversaries,
         }
+    if cluster.samplers:
+        figures |= {"samplers": cluster.samplers, "rows_a_sampler": size // cluster.samplers}
     figures |= {
         "cpus_needed": sum(bundle["CPU"] for bundle in needed),
         "cpus_there": there.get("CPU", 0.0),

@@ -1,4 +1,4 @@
-"""The two kinds of workers: the players of a game, each in a process of its own.
+"""What all kinds of workers have in common: the players of a game, each in a process of its own.
 
 A worker holds one player of the system, on DeepSpeed engines that it shares with the other workers
 of its group. What it is asked to do are the steps of `lvtrain.training.game`; what it hands over
@@ -26,10 +26,7 @@ from lvtrain.cluster.config import ClusterConfig, Seat
 from lvtrain.cluster.exchange import Packed, merge, met_by, pack, split, unpack
 from lvtrain.cluster.storage import Storage
 from lvtrain.config import OptimizerConfig, RunConfig
-from lvtrain.data.batches import Batches
-from lvtrain.data.store import Store
 from lvtrain.errors import NonFiniteLoss
-from lvtrain.evaluation.evaluate import validation
 from lvtrain.model import begin, build
 from lvtrain.randomness import Key
 from lvtrain.training import checkpoint
@@ -43,8 +40,6 @@ from lvtrain.training.trainer import restore
 from lvtrain.training.watch import Watch
 
 Figures = dict[str, float]
-Round = tuple[int, int | None, Key]
-"""An update of the critic: on which parcel of those handed over, which batch of it, its key."""
 
 
 class Elsewhere:
@@ -98,14 +93,9 @@ class Worker:
         """Join the group, build the player, and put it where the checkpoint of `step` in the folder
         or at the URI `found` left it, if there is one."""
         seat = self.seat
-        torch.set_num_threads(max(1, int(self.cluster.cpus_of(seat.role))))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self._settle()
         ds.join(seat.rank, seat.world, address, port, self.cluster.timeout)
-        self.system = build(self.config)
-        module = cast(nn.Module, self.system)
-        module.to(self.device)
+        module = self._build()
         self.player = self._player()
         if seat.world > 1:
             over_the_group(module)
@@ -115,6 +105,18 @@ class Worker:
         else:
             begin(self.system, self.config)
         self._phase, self._busy = f"step {step}", 0.0
+
+    def _settle(self) -> None:
+        """Take the threads and the device of this seat."""
+        torch.set_num_threads(self.cluster.threads(self.seat.role))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    def _build(self) -> nn.Module:
+        """The system, without the weights of the run."""
+        self.system = build(self.config)
+        return cast(nn.Module, self.system).to(self.device)
 
     def _player(self) -> ModelPlayer | AdversaryPlayer:
         """The player of this seat, with engines for its parts alone."""
@@ -205,96 +207,6 @@ class Worker:
         """Seconds spent at work since the last time this was asked."""
         seconds, self._busy = self._busy, 0.0
         return seconds
-
-
-class AutoencoderWorker(Worker):
-    """A worker of the model: it proposes codes, decodes, and learns."""
-
-    player: ModelPlayer
-
-    def start(self, address: str, port: int, found: str, step: int) -> None:
-        super().start(address, port, found, step)
-        settings, seat = self.config.train, self.seat
-        store = Store.open(self.config.store)
-        self.batches = Batches(
-            store.split("train"),
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            rank=seat.rank,
-            world=seat.world,
-            by_length=settings.by_length,
-            device=self.device,
-            prefetch=True,
-        )
-        self._validate = None
-        if seat.rank == 0 and settings.validate_every and "valid" in store.splits:
-            self._validate = validation(
-                self.system, self.config, store.split("valid"), store.tokenizer,
-                store.target_tokenizer,
-            )  # fmt: skip
-
-    def propose(self, index: int, key: Key) -> Any:
-        with self._doing("propose", key):
-            return self._handed(self.player.propose(self.batches.at(index), self._of_rank(key)))
-
-    def show(self, indices: Sequence[int], key: Key) -> Any:
-        """What the adversary is to see of batches that are not learnt from, all in one piece a
-        worker: names are numbered by the place of the batch."""
-        with self._doing("show", key):
-            shown = self.player.show([self.batches.at(i) for i in indices], self._of_rank(key))
-            numbered = [
-                {f"{place}:{name}": tensor for name, tensor in tensors.items()}
-                for place, tensors in enumerate(shown)
-            ]
-            return self._handed({name: t for tensors in numbered for name, t in tensors.items()})
-
-    def decode(self) -> None:
-        with self._doing(self._phase.split(",")[0] + ", decode"):
-            self.player.decode()
-
-    def learn(self, key: Key, *answer: Packed) -> Figures:
-        with self._doing("learn", key):
-            return figures(self.player.learn(self._got(answer) if answer else None))
-
-    def validate(self, step: int, theirs: Mapping[str, Packed] | None) -> Figures:
-        """The figures on the validation split, with the parts of the adversary as they are."""
-        self._phase = f"step {step}, validating"
-        for name, weights in (theirs or {}).items():
-            self.system.parts[name].load_state_dict(unpack(weights, self.device))
-        return dict(self._validate(step)) if self._validate else {}
-
-
-class AdversaryWorker(Worker):
-    """A worker of the adversary: it criticises proposals, answers them, and generates."""
-
-    player: AdversaryPlayer
-
-    def criticise(self, rounds: Sequence[Round], *pieces: Packed) -> Figures:
-        """One update after the other; gives the figures of the last."""
-        with self._doing("criticise", rounds[0][2]):
-            parcels = 1 + max(parcel for parcel, _, _ in rounds)
-            size = len(pieces) // parcels
-            got = [self._got(pieces[i * size : (i + 1) * size]) for i in range(parcels)]
-            metrics: Metrics = {}
-            for parcel, place, key in rounds:
-                metrics = self.player.criticise(shown(got[parcel], place), self._of_rank(key))
-            return figures(metrics)
-
-    def answer(self, place: int | None, *proposal: Packed) -> Any:
-        with self._doing(self._phase.split(",")[0] + ", answer"):
-            return self._handed(self.player.answer(shown(self._got(proposal), place)))
-
-    def generate(self, rows: int, key: Key) -> Figures:
-        with self._doing("generate", key):
-            return figures(self.player.generate(rows // self.seat.world, self._of_rank(key)))
-
-
-def shown(got: dict[str, Tensor], place: int | None) -> dict[str, Tensor]:
-    """A proposal or, where `place` says which, one of those that were shown together."""
-    if place is None:
-        return got
-    prefix = f"{place}:"
-    return {n.removeprefix(prefix): t for n, t in got.items() if n.startswith(prefix)}
 
 
 def figures(metrics: Metrics) -> Figures:

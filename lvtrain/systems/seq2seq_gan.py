@@ -21,6 +21,7 @@ from lvtrain.systems.seq2seq_policy import (
     DiscriminatorPlayer,
     PolicyPlayer,
     Referee,
+    Sampling,
 )
 from lvtrain.systems.seq2seq_wgan import CriticConfig, CriticPlayer, RelaxedPlayer
 from lvtrain.training.engine import EngineFactory
@@ -77,6 +78,8 @@ class Seq2SeqGAN(nn.Module):
     def __init__(self, config: Seq2SeqGANConfig, vocab_size: int, target_vocab_size: int) -> None:
         super().__init__()
         self.config = config
+        self.sampling: Sampling | None = None
+        """Who samples for a translator that learns from rewards, if not itself."""
         self.vocab_size, self.target_vocab_size = vocab_size, target_vocab_size
         self.translator = Seq2Seq(config.translator, vocab_size, target_vocab_size)
         d, c = config.discriminator, config.critic
@@ -112,6 +115,8 @@ class Seq2SeqGAN(nn.Module):
         else:
             assert isinstance(self.adversary, Referee)
             judge = engine("adversary", self.adversary, config.discriminator.optimizer)
-            player = PolicyPlayer(self.translator, model, config.play, config.rewards)
+            player = PolicyPlayer(
+                self.translator, model, config.play, config.rewards, self.sampling
+            )
             adversary = DiscriminatorPlayer(self.adversary, judge, config.discriminator)
         return Game(model=player, adversary=adversary, fresh=config.fresh, lag=config.lag)

@@ -15,9 +15,10 @@ D, and one reward for all words of a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -88,14 +89,51 @@ class Referee(nn.Module):
         self.register_buffer("heeded", torch.zeros((), dtype=torch.bool))
 
 
+@torch.no_grad()
+def sampled(
+    translator: Seq2Seq,
+    sources: Int64[Tensor, "B T"],
+    lengths: Int64[Tensor, " B"],
+    width: int,
+    prefixes: range,
+    count: int,
+    key: Key,
+) -> Sampled:
+    """Samples of a batch of sources and `count` roll-outs of the `prefixes` of each."""
+    memory, rows = translator.encode(sources, lengths), len(sources)
+    return sample(translator, memory, rows, width, prefixes, count, key, sources.device)
+
+
+class Sampling(Protocol):
+    """Somebody else who samples."""
+
+    def __call__(
+        self,
+        sources: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        width: int,
+        prefixes: range,
+        count: int,
+        key: Key,
+    ) -> Callable[[], Sampled]:
+        """Begin to; what is given back waits for the samples."""
+        ...
+
+
 class PolicyPlayer:
     """The translator as a model player: it proposes samples and their roll-outs, and learns from
     what they are worth."""
 
     def __init__(
-        self, translator: Seq2Seq, engine: Engine, play: PlayConfig, policy: PolicyConfig
+        self,
+        translator: Seq2Seq,
+        engine: Engine,
+        play: PlayConfig,
+        policy: PolicyConfig,
+        sampling: Sampling | None = None,
     ) -> None:
         self.translator, self.engine, self.play, self.policy = translator, engine, play, policy
+        self.sampling = sampling
         self.engines: Mapping[str, Engine] = {"model": engine}
         # By step, whether the discriminator is heeded, which its last answer said; not known at the
         # first step of a process, where roll-outs are made that may be for nothing.
@@ -105,41 +143,44 @@ class PolicyPlayer:
         self._batch, self._key = batch, key
         alone = key.step < self.play.likelihood
         heeded = not alone and self._heeded.get(key.step, True)
-        self._sampled = self._sample(batch, key, rollouts=heeded)
+        found = self._sample(batch, key, rollouts=heeded)
+        # Others sample: what need not wait for them is done meanwhile.
+        early = self.sampling is not None and torch.is_grad_enabled()
+        self._loss = self._supervised() if early else None
+        self._sampled = found()
         return seen(batch, self._sampled) | {"completions": self._sampled.completions.int()}
 
     def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
-        keys = (key.fold("shown", place) for place in range(len(batches)))
-        return [
-            seen(batch, self._sample(batch, own, rollouts=False))
-            for batch, own in zip(batches, keys, strict=True)
+        found = [
+            self._sample(batch, key.fold("shown", place), rollouts=False)
+            for place, batch in enumerate(batches)
         ]
+        return [seen(batch, own()) for batch, own in zip(batches, found, strict=True)]
 
-    @torch.no_grad()
-    def _sample(self, batch: Batch, key: Key, rollouts: bool) -> Sampled:
+    def _sample(self, batch: Batch, key: Key, rollouts: bool) -> Callable[[], Sampled]:
         if key.tape is not None:
             raise NotPlayable("the device says when translations end")
         assert batch.targets is not None
         if key.step < self.play.likelihood:
             nothing = batch.tokens.new_zeros(len(batch.rows), 0)
-            return Sampled(nothing, range(0), nothing[:, None, None])
+            return lambda: Sampled(nothing, range(0), nothing[:, None, None])
         width = batch.targets.shape[1] + self.play.extra_words
         prefixes = self.policy.prefixes(width) if rollouts else range(0)
-        return sample(
-            self.translator,
-            self.translator.encode(batch.tokens, batch.lengths),
-            len(batch.rows),
-            width,
-            prefixes,
-            self.policy.rollouts,
-            key.fold("sample"),
-            batch.tokens.device,
-        )
+        asked = (
+            batch.tokens, batch.lengths, width, prefixes, self.policy.rollouts, key.fold("sample"),
+        )  # fmt: skip
+        if self.sampling is not None:
+            return self.sampling(*asked)
+        return partial(sampled, self.translator, *asked)
+
+    def _supervised(self) -> Tensor:
+        return self.translator.loss(self._batch, self._key.fold("teacher"))[0]
 
     def decode(self) -> None:
         batch, found = self._batch, self._sampled
         assert batch.targets is not None and batch.target_lengths is not None
-        self._loss, _ = self.translator.loss(batch, self._key.fold("teacher"))
+        if self._loss is None:
+            self._loss = self._supervised()
         if not found.tokens.shape[1]:
             return
         memory = self.translator.encode(batch.tokens, batch.lengths)
@@ -156,6 +197,7 @@ class PolicyPlayer:
     def learn(self, answer: Tensors | None) -> Metrics:
         assert answer is not None, "the translator plays against a discriminator"
         step, loss, play = self._key.step, self._loss, self.play
+        assert loss is not None, "the model decodes before it learns"
         figures: dict[str, Tensor] = {"cross_entropy": loss}
         metrics: Metrics = {}
         self._heeded = {step: self._heeded.get(step, True), step + 1: bool(answer["next"].all())}
@@ -163,7 +205,7 @@ class PolicyPlayer:
         if not alone:
             metrics = self._reward(answer, heeded, figures)
             loss = play.teacher * loss + figures.get("policy", 0.0)
-        metrics["cross_entropy"] = self._loss.detach()
+        metrics["cross_entropy"] = figures["cross_entropy"].detach()
         if heeded or alone or play.meanwhile == "supervised":
             self.engine.backward(loss, self._key, figures)
             metrics["gradient_norm"] = self.engine.step(self._key)

@@ -143,6 +143,14 @@ def test_translations_are_shared_out_among_any_number_of_workers(
     assert_near(tmp_path / "many", tmp_path / "one", 1e-4)
 
 
+def test_samples_are_the_same_whoever_draws_them(store: Path, tmp_path: Path) -> None:
+    config = configured(store, "seq2seq-gan", SMALL_GAN, steps=8)
+    experiment.carry_out(config, tmp_path / "one")
+    many = replace(config, train=replace(config.train, accumulate=2))
+    carry_out(many, replace(SMALL, samplers=2, sampler_cpus=0.5), tmp_path / "many")
+    assert_near(tmp_path / "many", tmp_path / "one", 1e-4)
+
+
 FIRST = {"lm": "perplexity", "vae": "negative_elbo", "seq2seq": "nll"}
 """A figure of validation that is a likelihood, or follows from one."""
 
@@ -239,6 +247,18 @@ def test_a_run_that_loses_workers_ends_in_the_weights_of_one_that_did_not(
     assert steps == sorted(steps)
 
 
+def test_a_sampler_is_a_worker_whose_loss_costs_no_more(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(store, "seq2seq-gan", SMALL_GAN, steps=10, checkpoint_every=2, log_every=1)
+    experiment.carry_out(config, tmp_path / "one")
+    thread = disturb(tmp_path / "many", [(5, send("SamplerWorker", signal.SIGKILL))])
+    carry_out(config, replace(SMALL, samplers=1, sampler_cpus=0.5), tmp_path / "many")
+    thread.join(1)
+    assert "sampler rank 0 of 1: the process died (killed" in capsys.readouterr().out
+    assert_same_bits(tmp_path / "many", tmp_path / "one")
+
+
 def test_a_run_that_gets_nowhere_is_given_up(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = configured(store, steps=100_000, log_every=1, checkpoint_every=100_000)
@@ -294,6 +314,14 @@ def test_workers_that_cannot_be_had_are_refused_in_a_line(
     with pytest.raises(UserError, match=said):
         carry_out(configured(store, **train), replace(SMALL, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_samplers_without_work_are_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--samplers 2: expected 0: only seq2seq-gan"):
+        carry_out(configured(store), replace(SMALL, samplers=2), tmp_path / "run")
+    config = configured(store, "seq2seq-gan", SMALL_GAN)
+    with pytest.raises(UserError, match="--samplers 3: expected a multiple of --workers 2"):
+        carry_out(config, replace(SMALL, workers=2, samplers=3), tmp_path / "run")
 
 
 def test_settings_that_a_group_cannot_keep_are_refused(store: Path, tmp_path: Path) -> None:
