@@ -14,6 +14,11 @@ class UserError(Exception):
     """
 
 
+class Passing(UserError):
+    """What may be different when the same command is given again, such as a network's failing:
+    work that is half done is kept for it."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Name the choice most like `name`, as a clause to end a `UserError` with, or nothing."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

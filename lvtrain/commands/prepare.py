@@ -22,13 +22,14 @@ class PrepareArguments:
     """Turn text (plain, .gz, .zst, .jsonl, Parquet, Arrow, Hugging Face datasets) into a store."""
 
     files: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders of a dataset, or globs; a sentence a line or row."""
+    """Files, folders of a dataset, or globs, such as s3://bucket/texts/*.txt.gz; a sentence a line
+    or row."""
     out: Path
-    """The store to write."""
+    """The store to write; like the files, a path or a URI, such as s3://bucket/store."""
     config: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
     ray: str = ""
     """Have a Ray cluster do the work: its HOST:PORT, auto or local. Files and store must be where
-    every node finds them."""
+    every node finds them, at a URI or a path; with a store at a URI, so must --work."""
     json: bool = False
     """Print the store's figures as one JSON object."""
 
@@ -39,10 +40,13 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.commands.progress import shown
+    from lvtrain.data.location import uri_of
     from lvtrain.data.prepare import prepare
 
     _check_given(arguments.config, argv)
     config = replace(arguments.config, files=arguments.files)
+    if arguments.ray and uri_of(arguments.out) is not None and config.work is None:
+        raise UserError("--work: with --ray, expected a folder that every node reaches, found none")
     with ExitStack() as stack:
         workers = None
         if arguments.ray:

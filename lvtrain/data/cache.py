@@ -25,9 +25,9 @@ MOST_BYTES: Final = 64 << 30
 _CHUNK: Final = 4 << 20
 
 
-def default_folder() -> Path:
-    """Return where caches of this user are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lvtrain" / "shards"
+def own_folder(name: str) -> Path:
+    """Return the folder of that name for what this user keeps on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lvtrain" / name
 
 
 @dataclass(frozen=True)

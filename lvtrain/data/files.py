@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
+from lvtrain.data.location import Uri, uri_of
+from lvtrain.data.remote_files import data_files, remote_files
 from lvtrain.errors import UserError, nearest
 
 
-def find(patterns: Sequence[str]) -> tuple[Path, ...]:
+class Input(NamedTuple):
+    """A file as it was found."""
+
+    path: Path | Uri
+    bytes: int
+    modified: int | None
+    """When, in nanoseconds, where that is known."""
+
+
+def find(patterns: Sequence[str]) -> tuple[Input, ...]:
     """Return the files that names, folders and globs stand for, in the order given.
 
     Raises UserError for a name without a file and a glob without a match.
     """
-    paths: list[Path] = []
+    inputs: list[Input] = []
     for pattern in patterns:
+        uri = uri_of(pattern)
+        if uri is not None:
+            inputs += [
+                Input(path, info.size or 0, info.mtime_ns) for path, info in remote_files(uri)
+            ]
+            continue
         try:
-            paths += _matches(pattern)
+            inputs += map(_found, _matches(pattern))
         except OSError as error:
             raise UserError(f"{pattern}: cannot be read: {error.strerror}") from None
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path}: not a regular file; it is read more than once")
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: empty file, expected sentences")
-    return tuple(paths)
+    for one in inputs:
+        if not one.bytes:
+            raise UserError(f"{one.path}: empty file, expected sentences")
+    return tuple(inputs)
+
+
+def _found(path: Path) -> Input:
+    if not path.is_file():
+        raise UserError(f"{path}: not a regular file; it is read more than once")
+    found = path.stat()
+    return Input(path, found.st_size, found.st_mtime_ns)
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -53,7 +75,7 @@ def _matches(pattern: str) -> list[Path]:
     return files
 
 
-def label_names(paths: Sequence[Path]) -> dict[Path, str]:
+def label_names(paths: Sequence[Path | Uri]) -> dict[Path | Uri, str]:
     """Name each file by the parts of its path that the files do not share.
 
     `train.0.gz` and `train.1.gz` are "0" and "1"; `neg/a.txt` and `pos/a.txt` "neg" and "pos".
@@ -90,8 +112,7 @@ def _similar(path: Path) -> str:
 def _dataset_files(folder: Path) -> list[Path]:
     """Return the Arrow files of a folder that Hugging Face `save_to_disk` wrote, in order."""
     try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        files = [folder / entry["filename"] for entry in state["_data_files"]]
+        files = [folder / name for name in data_files((folder / "state.json").read_bytes())]
     except (OSError, ValueError, KeyError, TypeError):
         files = sorted(folder.glob("*.arrow"))
     if not files:

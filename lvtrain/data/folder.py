@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TextIO
 
-from lvtrain.errors import UserError
+from lvtrain.errors import Passing, UserError
 
 RESULT: Final = "result"
 """Folder that becomes the output, within one that work goes on in."""
@@ -77,8 +77,8 @@ def work_folder(out: Path, key: str) -> Iterator[Path]:
     """Give a hidden folder beside `out` for work on it, which is removed in the end.
 
     What a process left there that was killed or interrupted is there again, if it worked with the
-    same `key`; of another key, and after an error, nothing is left. Raises UserError if another
-    process is at work on it.
+    same `key`; of another key, and after an error but `Passing`, nothing is left. Raises UserError
+    if another process is at work on it.
     """
     target, out = _target(out)
     folder = _work(target)
@@ -92,6 +92,8 @@ def work_folder(out: Path, key: str) -> Iterator[Path]:
             _keep_only(folder, key)
         try:
             yield folder
+        except Passing as error:
+            raise Passing(f"{error}; the same command goes on from there") from None
         except Exception:
             _discard(folder)
             _remove_parents(made)

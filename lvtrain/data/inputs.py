@@ -28,19 +28,19 @@ def sources_of(config: PrepareConfig) -> dict[str, Source]:
 def names_of(sources: Mapping[str, Source]) -> tuple[dict[str, Any], ...]:
     """Return what a store records of its files."""
     return tuple(
-        {"split": split, "file": str(path), "bytes": path.stat().st_size}
+        {"split": split, "file": str(one.path), "bytes": one.bytes}
         for split, source in sources.items()
-        for path in source.paths
+        for one in source.inputs
     )
 
 
 def key_of(config: PrepareConfig, sources: Mapping[str, Source], *others: str) -> str:
     """Name what the work depends on: the settings, and the files as they are."""
-    files = []
-    for source in sources.values():
-        for path in (*source.paths, *source.label_paths, *source.target_paths):
-            found = path.stat()
-            files.append([str(path), found.st_size, found.st_mtime_ns])
+    files = [
+        [str(one.path), one.bytes, one.modified]
+        for source in sources.values()
+        for one in (*source.inputs, *source.label_inputs, *source.target_inputs)
+    ]
     record = [VERSION, PART_BYTES, config.settings, files, others]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 

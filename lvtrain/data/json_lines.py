@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lvtrain.data.location import Uri
 from lvtrain.data.tables import only_column, unknown_column
 from lvtrain.errors import UserError
 
@@ -15,7 +16,7 @@ Lines = Iterable[tuple[int, list[str], int]]
 
 
 def read_fields(
-    path: Path, lines: Lines, columns: Sequence[str | None]
+    path: Path | Uri, lines: Lines, columns: Sequence[str | None]
 ) -> Iterator[tuple[list[list[str]], int]]:
     """Take columns out of the object on each line: a list of texts for each, and the bytes read.
 

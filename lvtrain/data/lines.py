@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
+from lvtrain.data.location import Uri, open_file, unread
 from lvtrain.errors import UserError
 
 BLOCK_BYTES: Final = 1 << 20
 LINE_LIMIT: Final = 1_000_000
 _SEARCHED_BYTES: Final = 1 << 16
+READ_AHEAD: Final = 4 << 20
+"""Bytes that are asked for at a time of storage that takes long to answer."""
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_lines(
-    path: Path, codec: str | None, limit: int, piece: int = 0, pieces: int = 1
+    path: Path | Uri, codec: str | None, limit: int, piece: int = 0, pieces: int = 1
 ) -> Iterator[tuple[int, list[str], int]]:
     """Read lines of UTF-8: the number of the first, the lines, the bytes of the file read.
 
@@ -55,29 +59,34 @@ def read_lines(
         yield line, _decode(path, line, b"".join(rest), limit), read
 
 
-def _blocks(path: Path, codec: str | None, piece: int, pieces: int) -> Iterator[tuple[bytes, int]]:
+def _blocks(
+    path: Path | Uri, codec: str | None, piece: int, pieces: int
+) -> Iterator[tuple[bytes, int]]:
     """Read a file in blocks, decompressed, with the bytes of it read so far."""
     try:
-        with pa.OSFile(os.fsencode(path)) as file:  # as a text it would have to be UTF-8
+        with open_file(path) as file:
             size = file.size()
             begin, end = (_line_start(file, size * i // pieces) for i in (piece, piece + 1))
             file.seek(begin)
-            stream = pa.CompressedInputStream(file, codec) if codec else file
+            stream = file if isinstance(path, Path) else io.BufferedReader(file, READ_AHEAD)
+            if codec:
+                stream = pa.CompressedInputStream(stream, codec)
             left, start = end - begin, begin == 0
             while block := stream.read(BLOCK_BYTES if codec else min(BLOCK_BYTES, left)):
                 left -= len(block)
                 if start:
                     block = block.removeprefix(b"\xef\xbb\xbf")
                 start = False
-                yield block, file.tell() - begin
+                yield block, min(file.tell(), end) - begin
     except OSError as error:
         reason = " ".join(str(error).split())
-        broken = "truncated" if "runcated" in reason else "corrupt"
-        kind = f"{broken} {codec} file" if codec else "cannot be read"
-        raise UserError(f"{path}: {kind}: {reason}") from None
+        if codec and (told := re.search("truncated|inflate|decompress", reason, re.IGNORECASE)):
+            broken = "truncated" if told[0].lower() == "truncated" else "corrupt"
+            raise UserError(f"{path}: {broken} {codec} file: {reason}") from None
+        raise unread(path, error) from None
 
 
-def _line_start(file: pa.OSFile, at: int) -> int:
+def _line_start(file: pa.NativeFile, at: int) -> int:
     """Return where the first line begins that begins at a place of a file or after it."""
     if at == 0:
         return 0
@@ -90,7 +99,7 @@ def _line_start(file: pa.OSFile, at: int) -> int:
     return at
 
 
-def _decode(path: Path, line: int, block: bytes, limit: int) -> list[str]:
+def _decode(path: Path | Uri, line: int, block: bytes, limit: int) -> list[str]:
     """Decode whole lines at once; look for the line only where something is wrong."""
     try:
         texts = block.decode("utf-8").split("\n")
@@ -110,7 +119,7 @@ def _decode(path: Path, line: int, block: bytes, limit: int) -> list[str]:
     return texts
 
 
-def _too_long(path: Path, line: int, size: int, limit: int) -> UserError:
+def _too_long(path: Path | Uri, line: int, size: int, limit: int) -> UserError:
     return UserError(
         f"{path}: line {line} is {size:,} bytes long, expected at most {limit:,}: "
         "is there a sentence a line?"

@@ -28,7 +28,7 @@ from lvtrain.data.sources import Chunk, Part
 from lvtrain.data.spill import Slice, Spill
 from lvtrain.data.tokenizer import UNK, Tokenizer
 from lvtrain.data.workers import Advance
-from lvtrain.errors import UserError, nearest
+from lvtrain.errors import Passing, UserError, nearest
 
 MOST_LABELS: Final = 10_000
 
@@ -117,7 +117,7 @@ def by_piece(function: Callable[[AnyTask, Advance], None]) -> Callable[[AnyTask,
         try:
             function(task, advance)
         except UserError as error:
-            if task.part.piece:
+            if task.part.piece and not isinstance(error, Passing):
                 raise InPiece(str(error), task.number) from None
             raise
 

@@ -20,9 +20,10 @@ from lvtrain.data.folder import RESULT, disk_space, new_folder, resumed_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo, reasons
 from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of, sources_of
 from lvtrain.data.layout import Layout, smallest_dtype
-from lvtrain.data.location import uri_of
+from lvtrain.data.location import Uri, place, uri_of
 from lvtrain.data.passes import Readable, Tally
 from lvtrain.data.prepare_config import PrepareConfig, check_files, check_settings
+from lvtrain.data.sending import sent_folder
 from lvtrain.data.sorter import HASH_RANGE
 from lvtrain.data.sources import Sentences
 from lvtrain.data.stages import Progress, Work
@@ -44,26 +45,26 @@ def prepare(
     call had done is not done again. The store is the same whatever the number of `workers`, by
     default one process a core.
     """
-    for place in (*config.files, out):
-        if uri_of(place) is not None:
-            raise UserError(
-                f"{uri_of(place)}: expected a path that this machine has, or with --ray every "
-                "node, found a URI; a store is copied there whole, and trained on from there"
-            )
+    to = place(out)
     check_files(config)
     check_settings(config)
+    _check_places(config, to)
     sources = sources_of(config)
     if config.append:
         return append(config, sources, Path(out), progress, workers)
-    with (
-        resumed_folder(
-            Path(out), known_by=INDEX, key=key_of(config, sources), overwrite=config.overwrite
-        ) as folder,
-        Processes(config.processes or cores()) as processes,
-    ):
+    key = key_of(config, sources)
+    if isinstance(to, Path):
+        making = resumed_folder(to, known_by=INDEX, key=key, overwrite=config.overwrite)
+    else:
+        own = None if config.work is None else Path(config.work)
+        making = sent_folder(to, own, key, config.overwrite)
+    with making as folder, Processes(config.processes or cores()) as processes:
         workers = workers or processes
         work = Work(workers, folder / "parts", folder / RESULT, config, progress)
-        return _build(work, sources, names_of(sources))
+        info = _build(work, sources, names_of(sources))
+        if isinstance(to, Uri):
+            work.send(info, to)
+    return info
 
 
 def prepare_sentences(
@@ -128,6 +129,16 @@ def _build(
         # Names of files need not be UTF-8: what is not becomes an escape of JSON's.
         (work.result / INDEX).write_text(info.to_json(), "utf-8", errors="backslashreplace")
     return info
+
+
+def _check_places(config: PrepareConfig, out: Path | Uri) -> None:
+    """Raise UserError for a work folder that has no use, and for a store that cannot grow there."""
+    if config.work is not None and isinstance(out, Path):
+        raise UserError(f"--work: expected with a store at a URI, found the path {out}")
+    if config.work is not None and uri_of(config.work) is not None:
+        raise UserError(f"--work: expected a path, found the URI {config.work}")
+    if config.append and isinstance(out, Uri):
+        raise UserError(f"--append: expected a store that has a path, found the URI {out}")
 
 
 def _check_splits(

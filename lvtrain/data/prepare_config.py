@@ -67,6 +67,9 @@ class PrepareConfig:
     """Chooses the sentences for validation."""
     processes: int = 0
     """Processes that work at once; one for each core if 0. The store is the same."""
+    work: str | None = None
+    """Folder for work on a store at a URI, gone on with after a kill; by default one below
+    ~/.cache/lvtrain. It takes twice the store's bytes; with --ray, every node must reach it."""
     append: bool = False
     """Add the sentences to the store that is there, with its vocabulary and its settings."""
     overwrite: bool = False
@@ -78,7 +81,7 @@ class PrepareConfig:
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
-            if name not in ("append", "overwrite", "processes")
+            if name not in ("append", "overwrite", "processes", "work")
         }
 
 

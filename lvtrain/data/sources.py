@@ -16,9 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from lvtrain.data.files import find, label_names
+from pyarrow import ArrowException
+
+from lvtrain.data.files import Input, find, label_names
 from lvtrain.data.json_lines import check_unicode, read_fields
 from lvtrain.data.lines import LINE_LIMIT, read_lines
+from lvtrain.data.location import Uri, open_file, unread
 from lvtrain.data.tables import Format, groups, open_table, table_format
 from lvtrain.errors import UserError
 
@@ -89,17 +92,17 @@ class Source:
     target_column: str | None = None
     """Its column, in `target` or, without them, in `files`."""
     line_limit: int = LINE_LIMIT
-    paths: tuple[Path, ...] = field(init=False)
-    label_paths: tuple[Path, ...] = field(init=False)
-    target_paths: tuple[Path, ...] = field(init=False)
+    inputs: tuple[Input, ...] = field(init=False)
+    label_inputs: tuple[Input, ...] = field(init=False)
+    target_inputs: tuple[Input, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", find(self.files))
-        object.__setattr__(self, "label_paths", find(self.labels))
-        object.__setattr__(self, "target_paths", find(self.target))
+        object.__setattr__(self, "inputs", find(self.files))
+        object.__setattr__(self, "label_inputs", find(self.labels))
+        object.__setattr__(self, "target_inputs", find(self.target))
         if not self.labels and not self.target:
             # Beside other files a repeated one can be meant: another translation of each line.
-            _check_once(self.paths)
+            _check_once(self.inputs)
 
     @property
     def name(self) -> str:
@@ -109,7 +112,7 @@ class Source:
     @property
     def bytes(self) -> int:
         """Size of the files of sentences together."""
-        return sum(path.stat().st_size for path in self.paths)
+        return sum(one.bytes for one in self.inputs)
 
     def parts(self) -> list[Part]:
         """Cut the source into parts of about `PART_BYTES`, in order.
@@ -118,24 +121,23 @@ class Source:
         another, only reading both tells.
         """
         if self.labels or self.target:
-            return [Part(0, len(self.paths), 0, 1, self.bytes)]
+            return [Part(0, len(self.inputs), 0, 1, self.bytes)]
         parts: list[Part] = []
         first, held = 0, 0
-        for i, path in enumerate(self.paths):
-            size = path.stat().st_size
+        for i, (path, size, _) in enumerate(self.inputs):
             if held and held + size > PART_BYTES:
                 parts.append(Part(first, i, 0, 1, held))
                 first, held = i, 0
             held += size
             if held > PART_BYTES:
-                pieces = min(-(-held // PART_BYTES), _most_pieces(path))
+                pieces = min(-(-held // PART_BYTES), _most_pieces(path, size))
                 bounds = [held * k // pieces for k in range(pieces + 1)]
                 parts += [
                     Part(i, i + 1, k, pieces, bounds[k + 1] - bounds[k]) for k in range(pieces)
                 ]
                 first, held = i + 1, 0
         if held:
-            parts.append(Part(first, len(self.paths), 0, 1, held))
+            parts.append(Part(first, len(self.inputs), 0, 1, held))
         return parts
 
     def chunks(self, part: Part | None = None) -> Iterator[Chunk]:
@@ -146,16 +148,16 @@ class Source:
             columns.append(self.label_column)
         if inline_target:
             columns.append(self.target_column)
-        names = label_names(self.paths) if self.label_by_file else {}
-        paths, piece = self.paths, (0, 1)
+        names = label_names([one.path for one in self.inputs]) if self.label_by_file else {}
+        inputs, piece = self.inputs, (0, 1)
         if part is not None:
-            paths, piece = paths[part.first : part.stop], (part.piece, part.pieces)
-        rows = _read_columns(paths, columns, self.line_limit, piece)
+            inputs, piece = inputs[part.first : part.stop], (part.piece, part.pieces)
+        rows = _read_columns(inputs, columns, self.line_limit, piece)
         labels = targets = None
         if self.labels:
-            labels = _Side(self, "labels", self.label_paths, None)
+            labels = _Side(self, "labels", self.label_inputs, None)
         if self.target:
-            targets = _Side(self, "parallel", self.target_paths, self.target_column)
+            targets = _Side(self, "parallel", self.target_inputs, self.target_column)
         for block in rows:
             count = len(block.columns[0])
             chunk_labels: list[str] | None = None
@@ -233,32 +235,32 @@ def read(
 class _Block(NamedTuple):
     """Consecutive rows of one file: a list for each column asked for."""
 
-    path: Path
+    path: Path | Uri
     line: int
     columns: list[list[str]]
     read: int
 
 
 def _read_columns(
-    paths: Sequence[Path],
+    inputs: Sequence[Input],
     columns: Sequence[str | None],
     line_limit: int,
     piece: tuple[int, int] = (0, 1),
 ) -> Iterator[_Block]:
     """Read columns of files; None is the text itself or the only column that holds text."""
     before = 0
-    for path in paths:
+    for path, size, _ in inputs:
         line = 1
         for values, read in _read_file(path, columns, line_limit, piece):
             yield _Block(path, line, values, before + read)
             line += len(values[0])
         if line == 1 and piece == (0, 1):
             raise UserError(f"{path}: no rows, expected sentences")
-        before += path.stat().st_size
+        before += size
 
 
 def _read_file(
-    path: Path, columns: Sequence[str | None], line_limit: int, piece: tuple[int, int]
+    path: Path | Uri, columns: Sequence[str | None], line_limit: int, piece: tuple[int, int]
 ) -> Iterator[tuple[list[list[str]], int]]:
     kind, codec = _kind(path)
     if kind == "text" or kind == "json":
@@ -275,13 +277,13 @@ def _read_file(
         yield from open_table(path, kind, columns, line_limit, *piece)
 
 
-def _kind(path: Path) -> tuple[Format | Literal["text", "json"], str | None]:
+def _kind(path: Path | Uri) -> tuple[Format | Literal["text", "json"], str | None]:
     """Tell what a file holds, and how it is compressed, by its first bytes and its name."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if isinstance(path, Path) else open_file(path) as file:
             head = file.read(8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ArrowException) as error:
+        raise unread(path, error) from None
     kind = table_format(path, head)
     if kind is not None:
         return kind, None
@@ -303,19 +305,19 @@ def _kind(path: Path) -> tuple[Format | Literal["text", "json"], str | None]:
     return "json" if suffix in (".jsonl", ".ndjson", ".json") else "text", codec
 
 
-def _most_pieces(path: Path) -> int:
+def _most_pieces(path: Path | Uri, size: int) -> int:
     """Return into how many pieces a file can be cut."""
     kind, codec = _kind(path)
     if kind == "text" or kind == "json":
-        return 1 if codec else path.stat().st_size
+        return 1 if codec else size
     return groups(path, kind)
 
 
-def _check_once(paths: Sequence[Path]) -> None:
+def _check_once(inputs: Sequence[Input]) -> None:
     """Raise UserError for a file that was named, or matched, more than once."""
     seen: set[str] = set()
-    for path in paths:
-        real = os.path.realpath(path)
+    for path, _, _ in inputs:
+        real = os.path.realpath(path) if isinstance(path, Path) else str(path)
         if real in seen:
             raise UserError(f"{path}: given twice, expected each input file once")
         seen.add(real)
@@ -324,10 +326,10 @@ def _check_once(paths: Sequence[Path]) -> None:
 class _Side:
     """Files read in step with the sentences: as many lines, one for each."""
 
-    def __init__(self, source: Source, kind: str, paths: Sequence[Path], column: str | None):
+    def __init__(self, source: Source, kind: str, inputs: Sequence[Input], column: str | None):
         self._kind = kind
-        self._names = source.name, _join(map(str, paths))
-        self._rows = iter(_flat(_read_columns(paths, [column], source.line_limit)))
+        self._names = source.name, _join(str(one.path) for one in inputs)
+        self._rows = iter(_flat(_read_columns(inputs, [column], source.line_limit)))
         self._taken = 0
 
     def take(self, count: int, main: Iterator[_Block]) -> list[str]:

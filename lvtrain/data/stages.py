@@ -14,8 +14,9 @@ import pyarrow as pa
 from lvtrain.data import counts
 from lvtrain.data.duplicates import Comparing, find_duplicates, keyed, write_keys
 from lvtrain.data.folder import write_whole
-from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, reasons
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
 from lvtrain.data.layout import Layout
+from lvtrain.data.location import Uri
 from lvtrain.data.passes import (
     Assembly,
     Coding,
@@ -34,6 +35,7 @@ from lvtrain.data.passes import (
     read_encoded,
 )
 from lvtrain.data.prepare_config import PrepareConfig
+from lvtrain.data.sending import Sending, send, send_store, sent
 from lvtrain.data.sorter import HASH_RANGE, Sorter
 from lvtrain.data.spill import Slice
 from lvtrain.data.tokenizer import Tokenizer
@@ -239,6 +241,18 @@ class Work:
             name: tally.info([info for split, info in shards if split == name])
             for name, tally in tallies.items()
         }
+
+    def send(self, info: StoreInfo, to: Uri) -> None:
+        """Send the store, whose index is there, to a URI."""
+
+        def run(tasks: list[Sending]) -> None:
+            todo = [task for task in tasks if not sent(task).exists()]
+            total = sum(task.bytes for task in tasks)
+            meter = _Meter(self._report, total, total - sum(t.bytes for t in todo), "sending")
+            self._workers.run(send, todo, meter)
+            meter.end()
+
+        send_store(self.result, info, to, self._parts, run)
 
     def _run(
         self,

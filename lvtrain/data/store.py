@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
-from lvtrain.data.cache import Cache, default_folder
+from lvtrain.data.cache import Cache, own_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
 from lvtrain.data.location import is_file, read_bytes, uri_of
 from lvtrain.data.shards import Shard, ShardInfo, check_hash
@@ -228,7 +228,7 @@ class Store:
         path = Path(path)
         info = _read_index(path)
         if uri_of(path) is not None:
-            cache = cache or Cache(default_folder())
+            cache = cache or Cache(own_folder("shards"))
             store = cls(path, info, _read_tokenizer(path, info, TOKENIZER), cache)
             if verify == "full":
                 store.verify()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lvtrain.data.location import Uri, open_file, unread
 from lvtrain.errors import UserError, nearest
 
 Format = Literal["parquet", "arrow", "arrow stream"]
@@ -21,7 +22,7 @@ Reader = Callable[[Sequence[str]], Batches]
 BATCH_ROWS: Final = 8192
 
 
-def table_format(path: Path, head: bytes) -> Format | None:
+def table_format(path: Path | Uri, head: bytes) -> Format | None:
     """Tell a table from text by the first bytes of a file; None for text.
 
     Raises UserError for a file that is named as a table and is not one.
@@ -38,7 +39,7 @@ def table_format(path: Path, head: bytes) -> Format | None:
 
 
 def open_table(
-    path: Path,
+    path: Path | Uri,
     kind: Format,
     columns: Sequence[str | None],
     limit: int,
@@ -71,6 +72,8 @@ def open_table(
                 yield values, read
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, OSError) and not isinstance(path, Path):
+            raise unread(path, error) from None
         raise UserError(f"{path}: corrupt or truncated {kind.title()} file: {reason}") from None
 
 
@@ -91,24 +94,25 @@ def unknown_column(name: str, among: Iterable[str], where: str) -> UserError:
     )
 
 
-def groups(path: Path, kind: Format) -> int:
+def groups(path: Path | Uri, kind: Format) -> int:
     """Return the number of groups of rows of a table that can be read on their own."""
     try:
         if kind == "parquet":
-            return pq.ParquetFile(pa.OSFile(os.fsencode(path))).num_row_groups
+            return pq.ParquetFile(open_file(path)).num_row_groups
         if kind == "arrow":
-            return pa.ipc.open_file(pa.memory_map(os.fsencode(path))).num_record_batches
+            return pa.ipc.open_file(_mapped(path)).num_record_batches
     except (pa.ArrowException, OSError, EOFError):
         pass  # told where it is read
     return 1
 
 
-def _open(path: Path, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema, Reader]:
+def _open(path: Path | Uri, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema, Reader]:
     """Return the schema, and a function from column names to record batches and bytes read."""
-    size = path.stat().st_size // pieces
-    name = os.fsencode(path)  # as a text it would have to be UTF-8
+    source = _mapped(path) if kind == "arrow" else open_file(path)
+    size = source.size() // pieces
     if kind == "parquet":
-        parquet = pq.ParquetFile(pa.OSFile(name))
+        # Other storage is asked for many pages at a time.
+        parquet = pq.ParquetFile(source, pre_buffer=not isinstance(path, Path))
         count = parquet.num_row_groups
         chosen = range(count * piece // pieces, count * (piece + 1) // pieces)
         rows = sum(parquet.metadata.row_group(i).num_rows for i in chosen)
@@ -123,7 +127,7 @@ def _open(path: Path, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema,
 
         return parquet.schema_arrow, read_parquet
     if kind == "arrow":
-        file = pa.ipc.open_file(pa.memory_map(name))
+        file = pa.ipc.open_file(source)
         count = file.num_record_batches
         chosen = range(count * piece // pieces, count * (piece + 1) // pieces)
 
@@ -132,7 +136,6 @@ def _open(path: Path, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema,
                 yield from _cut(file.get_batch(i), size * done // len(chosen))
 
         return file.schema, read_file
-    source = pa.OSFile(name)
     stream = pa.ipc.open_stream(source)
 
     def read_stream(names: Sequence[str]) -> Batches:
@@ -142,13 +145,17 @@ def _open(path: Path, kind: Format, piece: int, pieces: int) -> tuple[pa.Schema,
     return stream.schema, read_stream
 
 
+def _mapped(path: Path | Uri) -> pa.NativeFile:
+    return pa.memory_map(os.fsencode(path)) if isinstance(path, Path) else open_file(path)
+
+
 def _cut(batch: pa.RecordBatch, read: int) -> Batches:
     """Slice a large batch, so that no more than a slice of it becomes Python objects at a time."""
     for start in range(0, batch.num_rows, BATCH_ROWS):
         yield batch.slice(start, BATCH_ROWS), read
 
 
-def _choose(path: Path, schema: pa.Schema, name: str | None) -> str:
+def _choose(path: Path | Uri, schema: pa.Schema, name: str | None) -> str:
     """Check the name of a column, or find the only one that holds text."""
     if name is None:
         texts = [column.name for column in schema if _is_text(column.type)]

@@ -14,7 +14,7 @@ from lvtrain.data import shards
 from lvtrain.data.batches import Batches
 from lvtrain.data.cache import Cache
 from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
-from lvtrain.data.prepare import PrepareConfig, prepare, prepare_sentences
+from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 
@@ -116,12 +116,3 @@ def test_inspect_takes_a_uri(
     assert "not a store: no store.json" in capsys.readouterr().err
     shutil.rmtree(local / "train")
     assert run(["inspect", f"file://{local}"]) == 0
-
-
-@pytest.mark.parametrize(("file", "out"), [("s3://b/text", "store"), ("text", "s3://b/store")])
-def test_text_and_new_stores_are_not_at_a_uri(tmp_path: Path, file: str, out: str) -> None:
-    (tmp_path / "text").write_text("a b\n" * 9)
-    if file == "text":
-        file = str(tmp_path / file)
-    with pytest.raises(UserError, match="s3://b/.*: expected a path that this machine has"):
-        prepare(PrepareConfig(files=(file,)), out if "://" in out else tmp_path / out)

@@ -427,7 +427,7 @@ def test_parallel_files_need_not_be_cut_alike(tmp_path: Path) -> None:
 def test_progress_ends_at_the_size_of_the_files(tmp_path: Path) -> None:
     for name, make in FORMATS.items():
         make(tmp_path / name)
-    paths = [str(p) for p in find([str(tmp_path / "*.txt*")])]
+    paths = [str(one.path) for one in find([str(tmp_path / "*.txt*")])]
     source = Source(files=paths)
     read_so_far = [chunk.read for chunk in source.chunks()]
     assert read_so_far == sorted(read_so_far)

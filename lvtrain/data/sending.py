@@ -1,0 +1,135 @@
+"""A store made here and sent to a URI: `lvtrain prepare --out s3://bucket/store`.
+
+Other storage renames no folder as a whole, so the order is what counts: first whatever the store
+consists of, then `store.json`, without which there is no store; one that is replaced loses its own
+before anything else is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyarrow import ArrowException
+
+from lvtrain.data.cache import own_folder
+from lvtrain.data.folder import work_folder, write_whole
+from lvtrain.data.info import INDEX, StoreInfo
+from lvtrain.data.location import Uri, listed, opened, put, said
+from lvtrain.data.workers import Advance
+from lvtrain.errors import Passing, UserError
+
+NOTE: Final = "being-written"
+"""A file that is there while a store is on its way."""
+OF_A_STORE: Final = re.compile(
+    rf"(\.?({NOTE}|(target_)?tokenizer\.json)|\.{re.escape(INDEX)}"
+    r"|(train|valid|test)/\.?len-\d+-\d+\.arrow)(\.partial)?"
+)
+"""What a store that was not sent as a whole leaves, and the next one replaces."""
+
+
+@contextmanager
+def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Iterator[Path]:
+    """Give a folder of work, as `work_folder` does, for a store that goes to a URI.
+
+    It is below `work`, or a folder of the user's. Raises UserError, before any work, if a store
+    cannot be written there, or something else is there, or a store that is not to be replaced.
+    """
+    _check_absent(out, overwrite)
+    _put(out / NOTE, f"{socket.gethostname()}\n".encode())  # whether it can be is told now
+    name = f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
+    try:
+        with work_folder((work or own_folder("prepare")) / name, key) as folder:
+            yield folder
+    except Passing:
+        raise
+    except Exception:
+        with suppress(UserError, OSError, ArrowException):
+            _remove(out / NOTE)
+        raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """A file of a store, and where it goes."""
+
+    store: Path
+    name: str
+    to: Uri
+    notes: Path
+
+    @property
+    def bytes(self) -> int:
+        return (self.store / self.name).stat().st_size
+
+
+def sent(task: Sending) -> Path:
+    """Return where `send` notes that a file was sent."""
+    return task.notes / f"sent-{task.name.replace('/', '-')}"
+
+
+def send(task: Sending, advance: Advance) -> None:
+    """Write a file of a store to where it goes."""
+    _put(task.to / task.name, task.store / task.name)
+    write_whole(sent(task), b"")
+    advance(task.bytes, 0)
+
+
+def send_store(
+    store: Path, info: StoreInfo, to: Uri, notes: Path, run: Callable[[list[Sending]], None]
+) -> None:
+    """Send a store whose index is there; `run` carries `send` out. Raises UserError."""
+    shards = [shard.file for split in info.splits.values() for shard in split.shards]
+    names = [*info.tokenizers, *shards]
+    tasks = [Sending(store=store, name=name, to=to, notes=notes) for name in names]
+    _remove(to / INDEX)
+    there = _sizes(to)
+    for task in tasks:
+        if there.get(task.name) != task.bytes:
+            sent(task).unlink(missing_ok=True)
+    run(tasks)
+    there = _sizes(to)
+    for task in tasks:
+        if (found := there.pop(task.name, None)) != task.bytes:
+            raise Passing(f"{to / task.name}: expected {task.bytes:,} bytes, found {found}")
+    for name in there:  # of a store that this one replaces
+        if OF_A_STORE.fullmatch(name):
+            _remove(to / name)
+    _put(to / INDEX, store / INDEX)
+
+
+def _check_absent(out: Uri, overwrite: bool) -> None:
+    there = _sizes(out)
+    if INDEX in there and not overwrite:
+        raise UserError(f"{out}: exists already; choose another folder or allow --overwrite")
+    others = [name for name in there if name != INDEX and not OF_A_STORE.fullmatch(name)]
+    if others:
+        raise UserError(f"{out}: expected nothing or a store there, found {others[0]}")
+
+
+def _sizes(folder: Uri) -> dict[str, int | None]:
+    """Return the size of each file below a folder."""
+    found = listed(folder, recursive=True)
+    return {"/".join(file.parts[len(folder.parts) :]): info.size for file, info in found}
+
+
+def _put(path: Uri, content: Path | bytes) -> None:
+    try:
+        put(path, content)
+    except (OSError, ArrowException) as error:
+        raise Passing(f"{path}: cannot be written: {said(error)}") from None
+
+
+def _remove(path: Uri) -> None:
+    system, name = opened(str(path))
+    try:
+        with suppress(FileNotFoundError):
+            system.delete_file(name)
+    except (OSError, ArrowException) as error:
+        raise Passing(f"{path}: cannot be removed: {said(error)}") from None
