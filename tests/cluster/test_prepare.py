@@ -11,6 +11,7 @@ from lvtrain.cluster.prepare import RayTasks
 from lvtrain.data import sources
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.data.store import Store
 from lvtrain.data.workers import Here
 from lvtrain.errors import UserError
 
@@ -37,6 +38,16 @@ def test_the_store_is_that_of_one_process(corpus: Path, tmp_path: Path) -> None:
     prepare(config, tmp_path / "there", lambda *said: words.append(said[3]), RayTasks())
     assert max(words) > 5000
     assert digests(tmp_path / "here") == digests(tmp_path / "there")
+
+
+def test_text_and_store_may_be_at_a_uri(corpus: Path, tmp_path: Path) -> None:
+    prepare(PrepareConfig(files=(str(corpus),)), tmp_path / "here", workers=Here())
+    command = ["prepare", f"file://{tmp_path}/*.txt", "--out", f"file://{tmp_path}/far"]
+    assert run([*command, "--ray", "auto", "--work", str(tmp_path / "work")]) == 0
+    here, far = (digests(tmp_path / name) for name in ("here", "far"))
+    del here["store.json"], far["store.json"]  # which has the names of the files
+    assert far == here
+    Store.open(tmp_path / "far", verify="full")
 
 
 def test_a_mistake_is_one_line(
