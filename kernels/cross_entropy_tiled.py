@@ -65,29 +65,34 @@ class LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         options: Options,
     ) -> Tensor:
-        ctx.options = options
+        ctx.options, ctx.gradients = options, None
+        ctx.save_for_backward(x, weight, target, bias)
         if options.reduction == "none":
-            ctx.save_for_backward(x, weight, target, bias)
             losses, _ = _sweep(x, weight, target, bias, options, None, (False, False, False))
             return losses
         scale = torch.ones_like(target, dtype=_working_dtype(x))
         if options.reduction == "mean":
             scale /= (target != options.ignore_index).sum()
-        losses, gradients = _sweep(x, weight, target, bias, options, scale, _needed(ctx))
-        ctx.save_for_backward(*gradients)
+        ctx.scale = scale
+        losses, ctx.gradients = _sweep(x, weight, target, bias, options, scale, _needed(ctx))
         return torch.dot(losses, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy can be differentiated once only")
-        if ctx.options.reduction == "none":
+        # Given away, so that dW, as large as W, is scaled in place; a second backward, of a graph
+        # that was retained, computes them anew.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
             x, weight, target, bias = ctx.saved_tensors
-            _, (dx, dw, db) = _sweep(x, weight, target, bias, ctx.options, grad, _needed(ctx))
-        else:
-            dx, dw, db = ctx.saved_tensors
-            if grad.device.type != "cpu" or grad.item() != 1:
-                dx, dw, db = (None if d is None else d * grad for d in (dx, dw, db))
+            scale = grad if ctx.options.reduction == "none" else ctx.scale * grad
+            _, gradients = _sweep(x, weight, target, bias, ctx.options, scale, _needed(ctx))
+        elif grad.device.type != "cpu" or grad.item() != 1:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(grad)
+        dx, dw, db = gradients
         return dx, dw, None, db, None
 
 
