@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.data import shards, sources
+from lvtrain.data import location, shards, sources
 from lvtrain.data.cache import Cache
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.location import Uri, listed, read_bytes
@@ -42,10 +42,12 @@ def config(tmp_path: Path) -> PrepareConfig:
     return PrepareConfig(files=(str(path),), valid_fraction=0.1)
 
 
-@pytest.fixture(params=["file", "memory"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Uri:
+@pytest.fixture(params=["file", "memory", "objects"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uri:
     if request.param == "file":
         return Uri(f"file://{tmp_path}/far/a store")
+    if request.param == "objects":
+        monkeypatch.setattr(location, "OBJECT_STORES", ("py::fsspec+memory",))
     return Uri(f"memory://{uuid.uuid4()}/store")
 
 
