@@ -25,7 +25,7 @@ import tyro
 
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
-from lvtrain.config import OptimizerConfig
+from lvtrain.config import OptimizerConfig, Precision
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.evaluate import evaluate
 from lvtrain.experiment import starting_from
@@ -58,6 +58,8 @@ class ComparisonConfig:
     """Iterations of each."""
     batch_size: int = 32
     """Sentences a batch."""
+    precision: Precision = "bf16"
+    """Of every training."""
     rollouts: int = 10
     """N: completions of each prefix."""
     beam: int = 5
@@ -118,6 +120,7 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         seed=config.seed,
         steps=config.steps,
         batch_size=config.batch_size,
+        precision=config.precision,
         validate_every=config.validate_every,
         validation_sentences=config.sentences,
         checkpoint_every=50,

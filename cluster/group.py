@@ -105,8 +105,8 @@ class Groups:
     def start(self, found: str, step: int) -> None:
         """Have both groups meet and take their places in the game at `step`."""
         self.get(self._first.values(), START)
-        asked = [member.actor.start.remote() for member in self.of("sampler")]
-        samplers, models = [m.actor for m in self.of("sampler")], self.of("model")
+        samplers, models = [member.actor for member in self.of("sampler")], self.of("model")
+        asked = [sampler.start.remote() for sampler in samplers]
         for member in models if samplers else ():
             asked.append(member.actor.employ.remote(samplers[member.seat.rank :: len(models)]))
         for role in ("model", "adversary"):

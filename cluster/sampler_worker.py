@@ -7,9 +7,8 @@ from typing import cast
 
 from lvtrain.cluster.exchange import Packed, pack, unpack
 from lvtrain.cluster.worker import Worker
-from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
-from lvtrain.systems.seq2seq_policy import sampled
+from lvtrain.systems.seq2seq_sampling import SamplingTask, sampled
 from lvtrain.training.parts import FileRecord
 
 
@@ -20,22 +19,11 @@ class SamplerWorker(Worker):
         self._settle()
         self._build()
 
-    def sample(
-        self,
-        weights: Packed,
-        rows: Packed,
-        width: int,
-        prefixes: range,
-        count: int,
-        key: Key,
-    ) -> Packed:
-        with self._doing("sample", key):
+    def sample(self, weights: Packed, task: SamplingTask) -> Packed:
+        with self._doing("sample", task.key):
             translator = cast(Seq2SeqGAN, self.system).translator
             translator.load_state_dict(unpack(weights, self.device))
-            given = unpack(rows, self.device)
-            found = sampled(
-                translator, given["sources"], given["lengths"], width, prefixes, count, key
-            )
+            found = sampled(translator, task.to(self.device))
             return pack({"tokens": found.tokens, "completions": found.completions})
 
     def save(self, folder: str) -> Mapping[str, FileRecord]:

@@ -15,12 +15,11 @@ from typing import Any
 
 import ray
 import torch
-from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import nn
 
 from lvtrain.cluster.exchange import pack, unpack
 from lvtrain.objectives.rollouts import Sampled
-from lvtrain.randomness import Key
+from lvtrain.systems.seq2seq_sampling import SamplingTask
 
 
 class Samplers:
@@ -32,39 +31,24 @@ class Samplers:
         self.waited = 0.0
         """Seconds spent waiting for them."""
 
-    def __call__(
-        self,
-        sources: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        width: int,
-        prefixes: range,
-        count: int,
-        key: Key,
-    ) -> Callable[[], Sampled]:
+    def __call__(self, task: SamplingTask) -> Callable[[], Sampled]:
         """Have each sampler begin with its rows; what is given back waits for them."""
-        if self._sent is None or self._sent[0] != key.step:
-            self._sent = key.step, ray.put(pack(self._translator.state_dict()))
+        if self._sent is None or self._sent[0] != task.key.step:
+            self._sent = task.key.step, ray.put(pack(self._translator.state_dict()))
         parts = len(self._workers)
         asked = [
-            worker.sample.remote(
-                self._sent[1],
-                pack({"sources": sources[part::parts], "lengths": lengths[part::parts]}),
-                width,
-                prefixes,
-                count,
-                key.part(part, parts),
-            )
+            worker.sample.remote(self._sent[1], task.part(part, parts).to("cpu"))
             for part, worker in enumerate(self._workers)
         ]
 
         def found() -> Sampled:
             started = time.perf_counter()
-            pieces = [unpack(piece, sources.device) for piece in ray.get(asked)]
+            pieces = [unpack(piece, task.sources.device) for piece in ray.get(asked)]
             self.waited += time.perf_counter() - started
             tokens, completions = (
                 torch.stack([piece[name] for piece in pieces], dim=1).flatten(0, 1)
                 for name in ("tokens", "completions")
             )
-            return Sampled(tokens, prefixes, completions)
+            return Sampled(tokens, task.prefixes, completions)
 
         return found

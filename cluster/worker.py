@@ -96,14 +96,14 @@ class Worker:
         self._settle()
         ds.join(seat.rank, seat.world, address, port, self.cluster.timeout)
         module = self._build()
+        if not found:
+            begin(self.system, self.config)  # before the engines: ZeRO has a copy of the weights
         self.player = self._player()
         if seat.world > 1:
             over_the_group(module)
         if found:
             stored = Storage(found).at(step) if "://" in found else checkpoint.at(Path(found), step)
             restore(self.player.engines, stored)
-        else:
-            begin(self.system, self.config)
         self._phase, self._busy = f"step {step}", 0.0
 
     def _settle(self) -> None:

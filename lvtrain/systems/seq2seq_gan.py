@@ -21,8 +21,8 @@ from lvtrain.systems.seq2seq_policy import (
     DiscriminatorPlayer,
     PolicyPlayer,
     Referee,
-    Sampling,
 )
+from lvtrain.systems.seq2seq_sampling import Sampling
 from lvtrain.systems.seq2seq_wgan import CriticConfig, CriticPlayer, RelaxedPlayer
 from lvtrain.training.engine import EngineFactory
 from lvtrain.training.game import AdversaryPlayer, Game, Lag, ModelPlayer
@@ -85,14 +85,13 @@ class Seq2SeqGAN(nn.Module):
         d, c = config.discriminator, config.critic
         sizes = vocab_size, target_vocab_size
         self.adversary: nn.Module
+        ready = not config.policy.adversarial  # nothing is asked of it, nor waited for
         if config.adversary == "brcsgan":
-            self.adversary = Referee(
-                ConvolutionalDiscriminator(*sizes, d.embedding, d.windows, d.features, d.layers)
-            )
+            judge = ConvolutionalDiscriminator(*sizes, d.embedding, d.windows, d.features, d.layers)
+            self.adversary = Referee(judge, heeded=ready)
         elif config.adversary == "wu":
-            self.adversary = Referee(
-                GridDiscriminator(*sizes, d.embedding, d.length, d.features, d.layers)
-            )
+            grid = GridDiscriminator(*sizes, d.embedding, d.length, d.features, d.layers)
+            self.adversary = Referee(grid, heeded=ready)
         else:
             width = config.translator.embedding
             self.adversary = RecurrentCritic(vocab_size, c.embedding, width, c.hidden)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -36,11 +36,12 @@ from lvtrain.objectives.policy_gradient import (
     mean_scores,
     policy_loss,
 )
-from lvtrain.objectives.rollouts import Sampled, real_lengths, sample
+from lvtrain.objectives.rollouts import Sampled, real_lengths
 from lvtrain.objectives.sentence_bleu import sentence_bleu
 from lvtrain.randomness import Key, NotPlayable
 from lvtrain.systems.seq2seq import Seq2Seq
 from lvtrain.systems.seq2seq_play import PlayConfig
+from lvtrain.systems.seq2seq_sampling import Sampling, SamplingTask, sampled
 from lvtrain.training.engine import Engine
 from lvtrain.training.game import Metrics, Tensors
 
@@ -68,7 +69,7 @@ class DiscriminatorConfig:
     """Bound on each weight; 0 for none."""
     accuracy: Share = 0.8
     """ξ: the translator heeds it once it was right so often about pairs that it had not learnt
-    from; a running mean that starts at 0."""
+    from; a running mean that starts at 0. Where λ is 0 there is nothing to wait for."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser of the discriminator."""
 
@@ -82,42 +83,11 @@ class Referee(nn.Module):
 
     heeded: Tensor
 
-    def __init__(self, discriminator: nn.Module) -> None:
+    def __init__(self, discriminator: nn.Module, heeded: bool) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.accuracy = nn.BatchNorm1d(1, affine=False)
-        self.register_buffer("heeded", torch.zeros((), dtype=torch.bool))
-
-
-@torch.no_grad()
-def sampled(
-    translator: Seq2Seq,
-    sources: Int64[Tensor, "B T"],
-    lengths: Int64[Tensor, " B"],
-    width: int,
-    prefixes: range,
-    count: int,
-    key: Key,
-) -> Sampled:
-    """Samples of a batch of sources and `count` roll-outs of the `prefixes` of each."""
-    memory, rows = translator.encode(sources, lengths), len(sources)
-    return sample(translator, memory, rows, width, prefixes, count, key, sources.device)
-
-
-class Sampling(Protocol):
-    """Somebody else who samples."""
-
-    def __call__(
-        self,
-        sources: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        width: int,
-        prefixes: range,
-        count: int,
-        key: Key,
-    ) -> Callable[[], Sampled]:
-        """Begin to; what is given back waits for the samples."""
-        ...
+        self.register_buffer("heeded", torch.tensor(heeded))
 
 
 class PolicyPlayer:
@@ -166,12 +136,15 @@ class PolicyPlayer:
             return lambda: Sampled(nothing, range(0), nothing[:, None, None])
         width = batch.targets.shape[1] + self.play.extra_words
         prefixes = self.policy.prefixes(width) if rollouts else range(0)
-        asked = (
-            batch.tokens, batch.lengths, width, prefixes, self.policy.rollouts, key.fold("sample"),
-        )  # fmt: skip
-        if self.sampling is not None:
-            return self.sampling(*asked)
-        return partial(sampled, self.translator, *asked)
+        task = SamplingTask(
+            sources=batch.tokens,
+            lengths=batch.lengths,
+            width=width,
+            prefixes=prefixes,
+            rollouts=self.policy.rollouts,
+            key=key.fold("sample"),
+        )
+        return self.sampling(task) if self.sampling else partial(sampled, self.translator, task)
 
     def _supervised(self) -> Tensor:
         return self.translator.loss(self._batch, self._key.fold("teacher"))[0]

@@ -116,6 +116,13 @@ def test_the_translator_heeds_its_adversary_once_that_is_good_enough(
     assert 0 < first < 20 and all(heeded[first:])
 
 
+def test_an_adversary_that_is_not_asked_is_not_waited_for(store: Path) -> None:
+    discriminator = replace(SMALL.discriminator, accuracy=1.0)
+    policy = replace(SMALL.policy, adversarial=0.0)
+    _, game, batches = made(store, discriminator=discriminator, policy=policy)
+    assert "advantage" in game.iterate(batches, Key(seed=0, step=0))[0]
+
+
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 def test_likelihood_comes_first_and_the_adversary_waits(adversary: str, store: Path) -> None:
     gan, game, batches = made(store, adversary=adversary, play=PlayConfig(likelihood=2), fresh=1)
