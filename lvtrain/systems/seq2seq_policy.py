@@ -142,6 +142,7 @@ class PolicyPlayer:
             width=width,
             prefixes=prefixes,
             rollouts=self.policy.rollouts,
+            temperature=self.policy.temperature,
             key=key.fold("sample"),
         )
         return self.sampling(task) if self.sampling else partial(sampled, self.translator, task)
@@ -157,7 +158,9 @@ class PolicyPlayer:
         if not found.tokens.shape[1]:
             return
         memory = self.translator.encode(batch.tokens, batch.lengths)
-        self._nll = -self.translator.log_probs(memory, found.tokens, found.lengths)
+        self._nll = -self.translator.log_probs(
+            memory, found.tokens, found.lengths, temperature=self.policy.temperature
+        )
 
         def bleu(targets: Int[Tensor, "M W"], of: Int64[Tensor, " M"]) -> Float[Tensor, " M"]:
             assert batch.targets is not None and batch.target_lengths is not None
