@@ -77,7 +77,7 @@ class ComparisonConfig:
     """Of the validation split that are translated for that."""
     discriminator: DiscriminatorConfig = field(
         default_factory=lambda: DiscriminatorConfig(
-            accuracy=0.75, features=128, optimizer=OptimizerConfig(lr=5e-4)
+            accuracy=0.7, features=128, optimizer=OptimizerConfig(lr=5e-4)
         )
     )
     optimizer: OptimizerConfig = field(
@@ -163,11 +163,15 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The columns as a table in Markdown."""
-    lines = ["| | step | BLEU | gain | p | chrF | gain | p |", "|---|---|---|---|---|---|---|---|"]
+    """The columns as a table in Markdown; on the embedded grammar with the exact figures."""
+    exact = [name for name in ("valid", "precision", "coverage") if name in found[0]["figures"]]
+    heads = ["", "step", *(f"{name} %" for name in exact)]
+    heads += ["BLEU", "gain", "p", "chrF", "gain", "p"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for column in found:
         figures = column["figures"]
         cells = [column["column"], str(figures["step"])]
+        cells += [f"{100 * figures[name]:.1f}" for name in exact]
         for metric in ("bleu", "chrf"):
             cells.append(f"{figures[metric]:.2f}")
             gain, p = (figures.get(f"{metric}_{what}") for what in ("gain", "p"))
