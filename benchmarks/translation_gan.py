@@ -8,8 +8,9 @@ and how likely a difference from likelihood would be by chance (paired bootstrap
 
     python -m benchmarks.translation_gan --from runs/rnnsearch --out runs/translation_gan
 
-Iterations in which the discriminator is trained while the translator is frozen count for likelihood
-too: that column has at least as many updates as any other. A run that was killed goes on from its
+The discriminator is trained first, while the translator is frozen, for at most so many iterations
+beyond `--steps` as `--pretraining` says. Likelihood has them all: at least as many updates as any
+other column. A run that was killed goes on from its
 last checkpoint; a column that was measured with the same settings is not done again.
 """
 
@@ -54,14 +55,20 @@ class ComparisonConfig:
     """λ of the columns."""
     seed: int = 0
     """Of every column."""
-    steps: int = 1_500
+    steps: int = 900
     """Iterations of each."""
+    pretraining: int = 600
+    """Iterations before them in which a discriminator that is heeded can be trained."""
     batch_size: int = 32
     """Sentences a batch."""
     precision: Precision = "bf16"
     """Of every training."""
-    rollouts: int = 10
+    rollouts: int = 4
     """N: completions of each prefix."""
+    temperature: float = 0.6
+    """τ of the policy."""
+    teacher: float = 0.3
+    """Factor on the supervised loss beside the reward."""
     beam: int = 5
     """Of the translations that are measured."""
     validate_every: int = 150
@@ -69,10 +76,12 @@ class ComparisonConfig:
     sentences: int = 2_000
     """Of the validation split that are translated for that."""
     discriminator: DiscriminatorConfig = field(
-        default_factory=lambda: DiscriminatorConfig(optimizer=OptimizerConfig(lr=5e-4))
+        default_factory=lambda: DiscriminatorConfig(
+            accuracy=0.7, features=128, optimizer=OptimizerConfig(lr=5e-4)
+        )
     )
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
+        default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0, decay=0.5)
     )
     """Of the translator."""
     json: bool = False
@@ -89,13 +98,23 @@ class ComparisonConfig:
         whole = Seq2SeqGANConfig(discriminator=self.discriminator)
         whole = starting_from(whole, self.start)
         whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
-        policies = {
-            f"lambda-{share:g}": PolicyConfig(adversarial=share, rollouts=self.rollouts)
-            for share in self.shares
-        }
-        return {LIKELIHOOD: replace(whole, play=PlayConfig(likelihood=self.steps))} | {
-            name: replace(whole, policy=policy) for name, policy in policies.items()
-        }
+        alone, beside = PlayConfig(likelihood=self.most), PlayConfig(teacher=self.teacher)
+        columns = {LIKELIHOOD: replace(whole, play=alone)}
+        for share in self.shares:
+            policy = PolicyConfig(
+                adversarial=share, rollouts=self.rollouts, temperature=self.temperature
+            )
+            columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside)
+        return columns
+
+    @property
+    def most(self) -> int:
+        """Iterations of the longest column."""
+        return self.steps + self.pretraining
+
+    def iterations(self, column: Seq2SeqGANConfig) -> int:
+        """Of a column: nothing is learnt first for a discriminator that is not asked."""
+        return self.most if column.policy.adversarial or column.play.likelihood else self.steps
 
 
 def settings(config: ComparisonConfig) -> dict[str, Any]:
@@ -111,14 +130,14 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     kept = config.kept / f"{name}.json"
     if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
         return found
-    run = config.out / name
+    run, column = config.out / name, config.columns[name]
     seconds = trained(
         "seq2seq-gan",
         Model.load(config.start).config.store,
         run,
-        model=config.columns[name],
+        model=column,
         seed=config.seed,
-        steps=config.steps,
+        steps=config.iterations(column),
         batch_size=config.batch_size,
         precision=config.precision,
         validate_every=config.validate_every,
@@ -144,11 +163,15 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The columns as a table in Markdown."""
-    lines = ["| | step | BLEU | gain | p | chrF | gain | p |", "|---|---|---|---|---|---|---|---|"]
+    """The columns as a table in Markdown; on the embedded grammar with the exact figures."""
+    exact = [name for name in ("valid", "precision", "coverage") if name in found[0]["figures"]]
+    heads = ["", "step", *(f"{name} %" for name in exact)]
+    heads += ["BLEU", "gain", "p", "chrF", "gain", "p"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for column in found:
         figures = column["figures"]
         cells = [column["column"], str(figures["step"])]
+        cells += [f"{100 * figures[name]:.1f}" for name in exact]
         for metric in ("bleu", "chrf"):
             cells.append(f"{figures[metric]:.2f}")
             gain, p = (figures.get(f"{metric}_{what}") for what in ("gain", "p"))

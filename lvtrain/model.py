@@ -55,6 +55,7 @@ from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
 from lvtrain.systems.seq2seq import translator_of
+from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 from lvtrain.training import checkpoint
 
 __all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
@@ -386,10 +387,9 @@ def begin(system: System, config: RunConfig) -> None:
 
     Raises UserError where that has no translator, of the same words and sizes.
     """
-    start = getattr(config.model, "start", None)
-    ours = translator_of(system)
-    if start is None or ours is None:
+    if not isinstance(system, Seq2SeqGAN) or system.config.start is None:
         return
+    start, ours = system.config.start, system.translator
     found = Model.load(start)
     theirs = translator_of(found.system)
     if theirs is None:
@@ -401,4 +401,4 @@ def begin(system: System, config: RunConfig) -> None:
             )
     shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
     check_shapes(Path(start), theirs.state_dict(), shapes)
-    ours.load_state_dict(theirs.state_dict())
+    system.start_from(theirs)

@@ -81,6 +81,11 @@ class ConvolutionalDiscriminator(nn.Module):
         self.target = ConvolutionalSide(target_vocab_size, embedding, windows, features)
         self.output = mlp([self.source.size + self.target.size, *layers, 1], "relu")
 
+    @property
+    def embeddings(self) -> tuple[nn.Embedding, nn.Embedding]:
+        """Of the words of sources and of targets."""
+        return self.source.embedding, self.target.embedding
+
     def forward(
         self,
         sources: Int[Tensor, "B S"],
@@ -125,6 +130,11 @@ class GridDiscriminator(nn.Module):
         self.convolution = nn.Conv2d(features, features, 3)
         left = ((length - 2) // 2 - 2) // 2
         self.output = mlp([features * left * left, *layers, 1], "relu")
+
+    @property
+    def embeddings(self) -> tuple[nn.Embedding, nn.Embedding]:
+        """Of the words of sources and of targets."""
+        return self.source, self.target
 
     def forward(
         self,

@@ -39,6 +39,7 @@ class State(Rows):
 class Network(Protocol):
     """Encoder and decoder. `key` is that of the dropout, which is off without one."""
 
+    source: Tensor
     target: Tensor
     output: Tensor
     output_bias: nn.Parameter

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from lvtrain.config import Natural, Share
+from lvtrain.config import Natural, Positive, Share
 from lvtrain.data.tokenizer import PAD
 
 
@@ -38,6 +38,10 @@ class PolicyConfig:
     """Taken from a word's reward: the value of the prefix before it, or nothing but `offset`."""
     offset: Share = 0.5
     """b: taken from the discriminator's opinion."""
+    temperature: Positive = 1.0
+    """τ: the policy that is sampled from, and learns, is softmax(z/τ) of the translator's logits z.
+    Label smoothing has left a share to words that fit nowhere; less than 1 is without them, and
+    nearer to the likeliest words, of which translations are made."""
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""

@@ -86,15 +86,17 @@ def sample(
     count: int,
     key: Key,
     device: torch.device | str = "cpu",
+    temperature: float = 1.0,
 ) -> Sampled:
     """Translate `rows` sources in `memory` by sampling, and complete each prefix `count` times.
 
-    A translation without an end after `width` words is cut. Prefix 0 is the empty one: its
-    roll-outs are samples like the first.
+    Words are drawn from softmax(z/τ) of the logits z, τ the temperature. A translation without an
+    end after `width` words is cut. Prefix 0 is the empty one: its roll-outs are samples like the
+    first.
     """
     uniform = key.fold("sample").uniform(rows, 1, width, device=device)
     tokens = torch.full((rows, 1, width), PAD, device=device)
-    _walk(translator, memory, uniform, tokens, range(0), 0)
+    _walk(translator, memory, uniform, tokens, range(0), 0, temperature)
     places = 1 + count * len(prefixes)
     written = torch.full((rows, places, width), PAD, device=device)
     written[:, :1] = tokens
@@ -105,7 +107,7 @@ def sample(
         for own in torch.arange(rows, device=device).split(max(1, MOST_SAMPLERS // places)):
             part = slice(int(own[0]), int(own[-1]) + 1)
             known = memory if len(own) == rows else memory.select(own)
-            _walk(translator, known, uniform[part], written[part], prefixes, count)
+            _walk(translator, known, uniform[part], written[part], prefixes, count, temperature)
     completions = written[:, 1:].reshape(rows, len(prefixes), count, width)
     return Sampled(written[:, 0], prefixes, completions)
 
@@ -139,6 +141,7 @@ def _walk(
     written: Tensor,
     prefixes: range,
     count: int,
+    temperature: float,
 ) -> None:
     """Sample translations into `written` [B, 1 + P N, W], by the numbers in `uniform`; those of the
     first place are followed where they stand there already."""
@@ -155,6 +158,8 @@ def _walk(
     known, tokens = memory, torch.full_like(all_sentences, BOS)
     for time in range(width):
         logits, state = translator.step(known, state, tokens)
+        if temperature != 1:
+            logits = logits.float() / temperature
         drawn = _draw(logits, samplers.row, uniform[samplers.sentence, samplers.place, time])
         there = written[samplers.sentence, samplers.place, time]
         drawn = torch.where(there == PAD, drawn, there)

@@ -149,11 +149,17 @@ class Seq2Seq(nn.Module):
         targets: Int64[Tensor, "B T"],
         lengths: Int64[Tensor, " B"],
         key: Key | None = None,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T"]:
-        """log p(y_t | y_{<t}, x) of the words of targets, their ends included; 0 beyond."""
+        """log p(y_t | y_{<t}, x) of the words of targets, their ends included; 0 beyond.
+
+        p is softmax(z/τ) of the logits z, τ the temperature.
+        """
         y = self.states(memory, shifted(targets), lengths, key)
         target = targets.masked_fill(~real_tokens(targets, lengths), IGNORED)
-        nll = self._cross_entropy(y.flatten(0, 1), target.flatten(), "none")
+        nll = self._cross_entropy(
+            y.flatten(0, 1), target.flatten(), "none", temperature=temperature
+        )
         return -nll.view_as(targets)
 
     def start(self, memory: Memory) -> State:
@@ -195,11 +201,12 @@ class Seq2Seq(nn.Module):
         target: Int64[Tensor, " N"],
         reduction: Any,
         smoothing: float = 0.0,
+        temperature: float = 1.0,
     ) -> Tensor:
-        network = self.network
-        return linear_cross_entropy(
-            y, network.output, target, network.output_bias, smoothing, IGNORED, reduction
-        )
+        output, bias = self.network.output, cast(Tensor, self.network.output_bias)
+        if temperature != 1:
+            y, bias = y / temperature, bias / temperature
+        return linear_cross_entropy(y, output, target, bias, smoothing, IGNORED, reduction)
 
     @torch.no_grad()
     def _mixed(

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from torch import nn
 
 from lvtrain.config import Natural
+from lvtrain.data.tokenizer import PAD
 from lvtrain.modules.discriminator import ConvolutionalDiscriminator, GridDiscriminator
 from lvtrain.modules.recurrent_critic import RecurrentCritic
 from lvtrain.objectives.policy_gradient import PolicyConfig
@@ -84,13 +86,14 @@ class Seq2SeqGAN(nn.Module):
         self.translator = Seq2Seq(config.translator, vocab_size, target_vocab_size)
         d, c = config.discriminator, config.critic
         sizes = vocab_size, target_vocab_size
+        embedding = d.embedding or config.translator.embedding
         self.adversary: nn.Module
         ready = not config.policy.adversarial  # nothing is asked of it, nor waited for
         if config.adversary == "brcsgan":
-            judge = ConvolutionalDiscriminator(*sizes, d.embedding, d.windows, d.features, d.layers)
+            judge = ConvolutionalDiscriminator(*sizes, embedding, d.windows, d.features, d.layers)
             self.adversary = Referee(judge, heeded=ready)
         elif config.adversary == "wu":
-            grid = GridDiscriminator(*sizes, d.embedding, d.length, d.features, d.layers)
+            grid = GridDiscriminator(*sizes, embedding, d.length, d.features, d.layers)
             self.adversary = Referee(grid, heeded=ready)
         else:
             width = config.translator.embedding
@@ -100,6 +103,17 @@ class Seq2SeqGAN(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """The modules of a checkpoint, by name."""
         return {"model": self.translator, "adversary": self.adversary}
+
+    @torch.no_grad()
+    def start_from(self, translator: Seq2Seq) -> None:
+        """Begin with the parameters of a translator of the same shape."""
+        self.translator.load_state_dict(translator.state_dict())
+        if isinstance(self.adversary, Referee) and not self.config.discriminator.embedding:
+            network = self.translator.network
+            words = network.source, network.target
+            for embedding, own in zip(self.adversary.discriminator.embeddings, words, strict=True):
+                embedding.weight.copy_(own)
+                embedding.weight[PAD] = 0
 
     def game(self, engine: EngineFactory) -> Game:
         """The translator against its adversary."""

@@ -25,10 +25,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from lvtrain.config import Bounds, Count, NotNegative, OptimizerConfig, Share
+from lvtrain.config import Bounds, Count, Natural, NotNegative, OptimizerConfig, Share
 from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import EOS, PAD
-from lvtrain.modules.discriminator import SHORTEST_GRID
+from lvtrain.modules.discriminator import (
+    SHORTEST_GRID,
+    ConvolutionalDiscriminator,
+    GridDiscriminator,
+)
 from lvtrain.objectives.adversarial import clip_weights
 from lvtrain.objectives.policy_gradient import (
     PolicyConfig,
@@ -52,8 +56,9 @@ GridLength = Annotated[int, Bounds(f"{SHORTEST_GRID} or more", lambda n: n >= SH
 class DiscriminatorConfig:
     """The discriminator D of pairs of sentences."""
 
-    embedding: Count = 64
-    """Size of its word embeddings."""
+    embedding: Natural = 0
+    """Size of its word embeddings; 0 takes the translator's, and with --from they begin as its:
+    from few sentences it does not learn both what words mean and how they are said together."""
     features: Count = 64
     """Of each window size (brcsgan), or of each convolution (wu, whose paper has 20)."""
     windows: tuple[Count, ...] = (1, 2, 3, 4)
@@ -74,6 +79,9 @@ class DiscriminatorConfig:
     """Optimiser of the discriminator."""
 
 
+Discriminator = ConvolutionalDiscriminator | GridDiscriminator
+
+
 class Referee(nn.Module):
     """A discriminator, how often it has been right, and whether that has been enough.
 
@@ -82,8 +90,9 @@ class Referee(nn.Module):
     """
 
     heeded: Tensor
+    discriminator: Discriminator
 
-    def __init__(self, discriminator: nn.Module, heeded: bool) -> None:
+    def __init__(self, discriminator: Discriminator, heeded: bool) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.accuracy = nn.BatchNorm1d(1, affine=False)
@@ -142,6 +151,7 @@ class PolicyPlayer:
             width=width,
             prefixes=prefixes,
             rollouts=self.policy.rollouts,
+            temperature=self.policy.temperature,
             key=key.fold("sample"),
         )
         return self.sampling(task) if self.sampling else partial(sampled, self.translator, task)
@@ -157,7 +167,9 @@ class PolicyPlayer:
         if not found.tokens.shape[1]:
             return
         memory = self.translator.encode(batch.tokens, batch.lengths)
-        self._nll = -self.translator.log_probs(memory, found.tokens, found.lengths)
+        self._nll = -self.translator.log_probs(
+            memory, found.tokens, found.lengths, temperature=self.policy.temperature
+        )
 
         def bleu(targets: Int[Tensor, "M W"], of: Int64[Tensor, " M"]) -> Float[Tensor, " M"]:
             assert batch.targets is not None and batch.target_lengths is not None

@@ -26,6 +26,8 @@ class SamplingTask:
     """Numbers of words of the prefixes that are completed."""
     rollouts: int
     """Completions of each."""
+    temperature: float
+    """Of the policy that is sampled from."""
     key: Key
 
     def part(self, index: int, count: int) -> SamplingTask:
@@ -60,4 +62,5 @@ def sampled(translator: Seq2Seq, task: SamplingTask) -> Sampled:
         task.rollouts,
         task.key,
         device,
+        task.temperature,
     )

@@ -36,17 +36,20 @@ def sentences(rows: int, longest: int, words: int, seed: int = 1) -> tuple[Tenso
     return tokens, lengths
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 @BOTH
-def test_step_by_step_gives_the_states_of_teacher_forcing(architecture: str) -> None:
+def test_step_by_step_gives_the_states_of_teacher_forcing(
+    architecture: str, temperature: float
+) -> None:
     model = made(architecture)
     memory = model.encode(*sentences(5, 6, SOURCE))
     targets, lengths = sentences(5, 4, TARGET, seed=2)
     inputs, state = shifted(targets), model.start(memory)
-    logs = model.log_probs(memory, targets, lengths)
+    logs = model.log_probs(memory, targets, lengths, temperature=temperature)
     found = []
     for t in range(inputs.shape[1]):
         logits, state = model.step(memory, state, inputs[:, t])
-        found.append(logits.log_softmax(1).gather(1, targets[:, t : t + 1]))
+        found.append((logits / temperature).log_softmax(1).gather(1, targets[:, t : t + 1]))
     real = torch.arange(targets.shape[1]) < lengths[:, None]
     torch.testing.assert_close(torch.cat(found, 1) * real, logs)
     # Each word spends one unit of attention on the real words of its source.

@@ -31,7 +31,11 @@ def translator(request: pytest.FixtureRequest) -> SmallTranslator:
 
 @torch.no_grad()
 def one_by_one(
-    translator: SmallTranslator, source: Tensor, prefix: list[int], draws: Tensor
+    translator: SmallTranslator,
+    source: Tensor,
+    prefix: list[int],
+    draws: Tensor,
+    temperature: float = 1.0,
 ) -> list[int]:
     """Complete a prefix of one source by reading all of it again."""
     memory = translator.encode(source[None], torch.tensor([len(source)]))
@@ -42,7 +46,8 @@ def one_by_one(
     for time in range(len(prefix), WIDTH):
         logits, state = translator.step(memory, state, torch.tensor([last]))
         logits[:, (PAD, BOS)] = float("-inf")
-        last = int(torch.searchsorted(logits.softmax(1).cumsum(1)[0], draws[time], right=True))
+        total = (logits / temperature).softmax(1).cumsum(1)[0]
+        last = int(torch.searchsorted(total, draws[time], right=True))
         words.append(last)
         if last == EOS:
             break
@@ -51,20 +56,25 @@ def one_by_one(
 
 @pytest.mark.parametrize("prefixes", [range(0, WIDTH), range(1, WIDTH), range(0, 1), range(0)],
                          ids=str)  # fmt: skip
-@pytest.mark.parametrize("most", [8192, 20], ids=["together", "in parts"])
+@pytest.mark.parametrize(
+    ("most", "temperature"), [(8192, 1.0), (20, 0.5)], ids=["together", "in parts, cooler"]
+)
 def test_every_sampler_draws_what_it_would_draw_alone(
-    prefixes: range, most: int, translator: SmallTranslator, monkeypatch: pytest.MonkeyPatch
+    prefixes: range,
+    most: int,
+    temperature: float,
+    translator: SmallTranslator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rollouts, "MOST_SAMPLERS", most)
     tokens, lengths = sources()
-    found = sample(
-        translator, translator.encode(tokens, lengths), ROWS, WIDTH, prefixes, COUNT, KEY
-    )
+    memory = translator.encode(tokens, lengths)
+    found = sample(translator, memory, ROWS, WIDTH, prefixes, COUNT, KEY, temperature=temperature)
     draws = KEY.fold("sample").uniform(ROWS, 1, WIDTH)
     others = KEY.fold("roll-outs").uniform(ROWS, COUNT * len(prefixes), WIDTH)
     assert found.completions.shape == (ROWS, len(prefixes), COUNT, WIDTH)
     for row in range(ROWS):
-        expected = one_by_one(translator, tokens[row], [], draws[row, 0])
+        expected = one_by_one(translator, tokens[row], [], draws[row, 0], temperature)
         own = found.tokens[row].tolist()
         assert own == expected + [PAD] * (WIDTH - len(expected))
         for p, prefix in enumerate(prefixes):
@@ -74,7 +84,11 @@ def test_every_sampler_draws_what_it_would_draw_alone(
                     assert completion == [PAD] * WIDTH
                     continue
                 alone = one_by_one(
-                    translator, tokens[row], expected[:prefix], others[row, COUNT * p + n]
+                    translator,
+                    tokens[row],
+                    expected[:prefix],
+                    others[row, COUNT * p + n],
+                    temperature,
                 )
                 assert completion == alone + [PAD] * (WIDTH - len(alone))
 

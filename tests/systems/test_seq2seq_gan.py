@@ -116,6 +116,23 @@ def test_the_translator_heeds_its_adversary_once_that_is_good_enough(
     assert 0 < first < 20 and all(heeded[first:])
 
 
+@pytest.mark.parametrize("adversary", ["brcsgan", "wu"])
+def test_a_discriminators_words_begin_as_those_of_the_translator_it_starts_from(
+    adversary: str, store: Path
+) -> None:
+    discriminator = replace(SMALL.discriminator, embedding=0)
+    gan, _, _ = made(store, adversary=adversary, discriminator=discriminator)
+    trained, _, _ = made(store)
+    for parameter in trained.translator.parameters():
+        nn.init.normal_(parameter)
+    gan.start_from(trained.translator)
+    assert torch.equal(weights(gan.translator), weights(trained.translator))
+    assert isinstance(gan.adversary, Referee)
+    network, embeddings = trained.translator.network, gan.adversary.discriminator.embeddings
+    for embedding, words in zip(embeddings, (network.source, network.target), strict=True):
+        assert torch.equal(embedding.weight[1:], words[1:]) and not embedding.weight[0].any()
+
+
 def test_an_adversary_that_is_not_asked_is_not_waited_for(store: Path) -> None:
     discriminator = replace(SMALL.discriminator, accuracy=1.0)
     policy = replace(SMALL.policy, adversarial=0.0)
