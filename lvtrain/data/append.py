@@ -19,7 +19,7 @@ from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.data.sources import Source
 from lvtrain.data.stages import SPLITS, Progress, Work
-from lvtrain.data.store import Store
+from lvtrain.data.store import Store, read_index
 from lvtrain.data.workers import Processes, Workers, cores
 from lvtrain.errors import UserError
 
@@ -49,6 +49,9 @@ def append(
         work_folder(out, key_of(config, sources, info.digest)) as folder,
         Processes(config.processes or cores()) as processes,
     ):
+        # The index was read before the lock was held, which another may have held until now.
+        if read_index(out) != info:
+            raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
         work = Work(workers or processes, folder / "parts", folder / RESULT, config, progress)
         # Files of the validation split make no difference to what else is in it.
         sorter = sorter_of(config, threshold)

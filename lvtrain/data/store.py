@@ -226,7 +226,7 @@ class Store:
         where they are kept, by default in a folder of the user's.
         """
         path = Path(path)
-        info = _read_index(path)
+        info = read_index(path)
         if uri_of(path) is not None:
             cache = cache or Cache(own_folder("shards"))
             store = cls(path, info, _read_tokenizer(path, info, TOKENIZER), cache)
@@ -285,7 +285,8 @@ def _local(root: Path, info: ShardInfo, cache: Cache | None) -> Path:
     return root / info.file if uri is None or cache is None else cache.fetch(uri, info)
 
 
-def _read_index(path: Path) -> StoreInfo:
+def read_index(path: Path) -> StoreInfo:
+    """Return what a store knows of itself. Raises UserError where there is none, or no store."""
     if uri_of(path) is None and not path.is_dir():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")])
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lvtrain.data import shards, sources
+from lvtrain.data import append, shards, sources
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
@@ -135,3 +135,26 @@ def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Pa
     (out / "store.json").write_text(json.dumps({**record, "version": 1}))
     with pytest.raises(UserError, match="prepared by an earlier version"):
         add(files[1], out)
+
+
+def test_of_two_that_add_at_once_the_second_to_begin_is_told(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "store"
+    prepare(PrepareConfig(files=files[:1]), out, workers=Here())
+    (tmp_path / "third").write_text("".join(f"{line}\n" for line in FIRST[100:300]))
+    key_of = append.key_of
+
+    def meanwhile(*of: Any) -> str:  # the index is read, the lock not held
+        monkeypatch.setattr(append, "key_of", key_of)
+        add(files[1], out)
+        return key_of(*of)
+
+    monkeypatch.setattr(append, "key_of", meanwhile)
+    with pytest.raises(UserError, match="store: changed meanwhile"):
+        add(str(tmp_path / "third"), out)
+    add(str(tmp_path / "third"), out)
+    grown = Store.open(out, verify="full")
+    kept = [*sentences(grown, "train"), *sentences(grown, "valid")]
+    assert sorted(kept) == sorted([*FIRST, *SECOND, *FIRST[100:300]])
+    assert not list(tmp_path.glob(".*"))
