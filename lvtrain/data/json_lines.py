@@ -31,11 +31,17 @@ def read_fields(
             where = f"{path}: line {number}"
             fields = _object(text, where)
             if not names:
-                names = [_text_column(fields, where) if name is None else name for name in columns]
+                names = [_only_text(fields, where) if name is None else name for name in columns]
             for position, (name, into) in enumerate(zip(names, values, strict=True)):
                 # The first column is the text; labels may be numbers.
                 into.append(_text(fields, name, where, position > 0))
         yield values, read
+
+
+def text_column(line: str, where: str) -> str:
+    """Return the only field of a line that holds text. Raises UserError if there are none or
+    more."""
+    return _only_text(_object(line, where), where)
 
 
 def check_unicode(text: str, where: str) -> None:
@@ -66,7 +72,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
     raise UserError(f"{where}: expected a JSON object a line, found {found}")
 
 
-def _text_column(fields: Mapping[str, Any], where: str) -> str:
+def _only_text(fields: Mapping[str, Any], where: str) -> str:
     texts = [name for name, value in fields.items() if isinstance(value, str)]
     return only_column(texts, list(fields), where)
 

@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 from pyarrow import ArrowException
 
 from lvtrain.data.files import Input, find, label_names
-from lvtrain.data.json_lines import check_unicode, read_fields
+from lvtrain.data.json_lines import check_unicode, read_fields, text_column
 from lvtrain.data.lines import LINE_LIMIT, read_lines
 from lvtrain.data.location import Uri, open_file, unread
 from lvtrain.data.tables import Format, groups, open_table, table_format
@@ -66,6 +66,8 @@ class Part(NamedTuple):
     pieces: int
     """Of one file, its piece `piece` of so many."""
     bytes: int
+    column: str | None = None
+    """The only column of text of a file's first line, which its other pieces do not see."""
 
     @property
     def whole(self) -> Part:
@@ -132,8 +134,12 @@ class Source:
             if held > PART_BYTES:
                 pieces = min(-(-held // PART_BYTES), _most_pieces(path, size))
                 bounds = [held * k // pieces for k in range(pieces + 1)]
+                column = self.column
+                if pieces > 1 and column is None:
+                    column = _text_column(path, self.line_limit)
                 parts += [
-                    Part(i, i + 1, k, pieces, bounds[k + 1] - bounds[k]) for k in range(pieces)
+                    Part(i, i + 1, k, pieces, bounds[k + 1] - bounds[k], column)
+                    for k in range(pieces)
                 ]
                 first, held = i + 1, 0
         if held:
@@ -152,6 +158,7 @@ class Source:
         inputs, piece = self.inputs, (0, 1)
         if part is not None:
             inputs, piece = inputs[part.first : part.stop], (part.piece, part.pieces)
+            columns[0] = part.column or self.column
         rows = _read_columns(inputs, columns, self.line_limit, piece)
         labels = targets = None
         if self.labels:
@@ -311,6 +318,16 @@ def _most_pieces(path: Path | Uri, size: int) -> int:
     if kind == "text" or kind == "json":
         return 1 if codec else size
     return groups(path, kind)
+
+
+def _text_column(path: Path | Uri, line_limit: int) -> str | None:
+    """Return the only column of text of the first of JSON lines; None for another file, whose
+    columns are the same wherever it is read."""
+    kind, codec = _kind(path)
+    if kind != "json":
+        return None
+    _, texts, _ = next(read_lines(path, codec, line_limit))
+    return text_column(texts[0], f"{path}: line 1")
 
 
 def _check_once(inputs: Sequence[Input]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lvtrain.data import sources
 from lvtrain.data.json_lines import check_unicode
 from lvtrain.data.sources import Source
 from lvtrain.errors import UserError
@@ -52,6 +53,20 @@ def test_a_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
 def test_the_text_column_is_that_of_the_first_line(tmp_path: Path) -> None:
     lines = ('{"text": "a", "n": 1}', '{"text": "b", "n": "also text"}', '{"text": null}')
     assert texts(write(tmp_path / "a.jsonl", *lines)) == ["a", "b", ""]
+
+
+def test_every_piece_of_a_file_takes_the_column_of_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PART_BYTES", 1_000)
+    rows: list[dict[str, Any]] = [{"text": f"a {i}", "n": 1} for i in range(40)]
+    rows += [{"text": None, "note": f"b {i}"} for i in range(40)]
+    rows += [{"text": f"c {i}", "note": "d"} for i in range(40)]
+    source = Source(files=[write(tmp_path / "a.jsonl", *map(json.dumps, rows))])
+    parts = source.parts()
+    assert len(parts) > 3
+    found = [text for part in parts for chunk in source.chunks(part) for text in chunk.texts]
+    assert found == [row["text"] or "" for row in rows]
 
 
 @pytest.mark.parametrize("column", [None, "text"])
