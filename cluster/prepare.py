@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.data.workers import Advance
-from lvtrain.errors import UserError
+from lvtrain.errors import Passing, UserError
 
 Task = TypeVar("Task")
 
@@ -47,11 +47,11 @@ class RayTasks:
                 for result in ray.get(done):
                     advance(*result)
         except RayTaskError as error:
-            if isinstance(error.cause, UserError):
+            if isinstance(error.cause, UserError | OSError):
                 raise error.cause from None
             raise
         except RayError as error:
-            raise UserError(f"a task of `prepare` was lost: {str(error).splitlines()[0]}") from None
+            raise Passing(f"a task of `prepare` was lost: {str(error).splitlines()[0]}") from None
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)

@@ -15,8 +15,8 @@ class UserError(Exception):
 
 
 class Passing(UserError):
-    """What may be different when the same command is given again, such as a network's failing:
-    work that is half done is kept for it."""
+    """What may be different when the same command is given again, such as a network that fails, a
+    full disk or a process killed for its memory: work that is half done is kept for it."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
-from lvtrain.data.folder import RESULT, disk_space, work_folder, write_whole
+from lvtrain.data.folder import work_folder, write_whole
 from lvtrain.data.info import INDEX, SplitInfo, StoreInfo, reasons
 from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of
 from lvtrain.data.prepare_config import PrepareConfig
@@ -52,20 +52,20 @@ def append(
         # The index was read before the lock was held, which another may have held until now.
         if read_index(out) != info:
             raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
-        work = Work(workers or processes, folder / "parts", folder / RESULT, config, progress)
+        work = Work(workers or processes, folder, config, progress)
         # Files of the validation split make no difference to what else is in it.
         sorter = sorter_of(config, threshold)
         tasks = work.tasks(sources, sorter)
         # At least two bytes a word, of which there is one in at most so many bytes of text.
-        with disk_space(work.result, sum(source.bytes for source in sources.values()) // 8):
-            tallies, slices = work.encode(tasks, sorter, info.labels, info.layout, out)
-            if not slices:
-                dropped = sum((tally.dropped for tally in tallies.values()), Counter[str]())
-                raise UserError(
-                    f"{sources['train'].name}: no sentences: dropped "
-                    f"{reasons(dropped, config.max_words)}"
-                )
-            new = work.assemble(tallies, slices, info.layout, _next_numbers(info))
+        work.check_space(sum(source.bytes for source in sources.values()) // 8)
+        tallies, slices = work.encode(tasks, sorter, info.labels, info.layout, out)
+        if not slices:
+            dropped = sum((tally.dropped for tally in tallies.values()), Counter[str]())
+            raise UserError(
+                f"{sources['train'].name}: no sentences: dropped "
+                f"{reasons(dropped, config.max_words)}"
+            )
+        new = work.assemble(tallies, slices, info.layout, _next_numbers(info))
         grown = replace(
             info,
             splits=_together(info.splits, new),

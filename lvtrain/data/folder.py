@@ -10,15 +10,29 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
 from lvtrain.errors import Passing, UserError
 
-RESULT: Final = "result"
-"""Folder that becomes the output, within one that work goes on in."""
 KEY: Final = "key"
 """File that says what the work depends on; without it, the work is not gone on with."""
+LOCK: Final = "lock"
+"""File that whoever works in the folder holds, the last to be removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFolder:
+    """A folder that work goes on in."""
+
+    path: Path
+    parts: Path
+    """For what is half done."""
+    result: Path
+    """What becomes the output."""
+    key: str = ""
+    """What the work depends on."""
 
 
 @contextlib.contextmanager
@@ -41,7 +55,8 @@ def new_folder(out: Path, *, known_by: str, overwrite: bool | None = None) -> It
             _check_absent(out, known_by, overwrite)
             _make_parents(folder, made)
             folder.mkdir()
-        yield folder
+        with disk_space(folder):
+            yield folder
         _check_absent(out, known_by, overwrite)
         _exchange(folder, target, out)
     finally:
@@ -52,86 +67,118 @@ def new_folder(out: Path, *, known_by: str, overwrite: bool | None = None) -> It
 @contextlib.contextmanager
 def resumed_folder(
     out: Path, *, known_by: str, key: str, overwrite: bool | None = None
-) -> Iterator[Path]:
+) -> Iterator[WorkFolder]:
     """As `new_folder`, for work that takes so long that it should go on after a kill.
 
-    Gives a folder of work (see `work_folder`), whose folder `RESULT` becomes `out` in the end.
+    Gives a folder of work (see `work_folder`), whose result becomes `out` in the end.
     """
     target, out = _target(out)
     with _writable(out, target):
-        # What an interrupted exchange moved away comes back first.
-        old = _work(target) / f"{RESULT}.old"
-        if old.exists() and not target.exists():
-            old.rename(target)
         _check_absent(out, known_by, overwrite)
-    with work_folder(out, key) as folder:
-        yield folder
-        _check_absent(out, known_by, overwrite)
-        # Its result moved away, the work is not to be gone on with.
-        (folder / KEY).unlink()
-        _exchange(folder / RESULT, target, out)
+    with _locked(target, out) as folder:
+        with _writable(out, target):
+            # What an interrupted exchange moved away comes back first.
+            for old in folder.glob("result-*.old"):
+                if not target.exists():
+                    old.rename(target)
+            _check_absent(out, known_by, overwrite)
+        with _kept(folder, out, key) as work:
+            yield work
+            _check_absent(out, known_by, overwrite)
+            # Its result moved away, the work is not to be gone on with.
+            (folder / KEY).unlink()
+            _exchange(work.result, target, out)
 
 
 @contextlib.contextmanager
-def work_folder(out: Path, key: str) -> Iterator[Path]:
+def work_folder(out: Path, key: str) -> Iterator[WorkFolder]:
     """Give a hidden folder beside `out` for work on it, which is removed in the end.
 
-    What a process left there that was killed or interrupted is there again, if it worked with the
-    same `key`; of another key, and after an error but `Passing`, nothing is left. Raises UserError
-    if another process is at work on it.
+    What a process left there that was killed or interrupted, or failed for any reason but a mistake
+    of the user's, is there again, if it worked with the same `key`; of another key, and after a
+    mistake, nothing is left. Raises UserError if another process is at work on it.
     """
     target, out = _target(out)
-    folder = _work(target)
+    with _locked(target, out) as folder, _kept(folder, out, key) as work:
+        yield work
+
+
+@contextlib.contextmanager
+def _locked(target: Path, out: Path) -> Iterator[Path]:
+    """Give the folder of work on `target` to this process alone; removed when nothing is in it."""
+    folder = target.parent / f".{target.name}.work"
     made: list[Path] = []
-    with contextlib.ExitStack() as stack:
+    try:
         with _writable(out, folder):
             _make_parents(folder, made)
-            folder.mkdir(exist_ok=True)
-            lock = stack.enter_context((folder / "lock").open("w"))
-            _lock(lock, out)
-            _keep_only(folder, key)
+            lock = _lock(folder, out)
+        with lock:
+            try:
+                yield folder
+            finally:
+                with contextlib.suppress(OSError):
+                    if [path.name for path in folder.iterdir()] == [LOCK]:
+                        (folder / LOCK).unlink()
+                        folder.rmdir()  # refused where another process waits for its turn
+    finally:
+        _remove_parents(made)
+
+
+def _lock(folder: Path, out: Path) -> TextIO:
+    """Make a folder of work, and return its lock, held."""
+    path = folder / LOCK
+    while True:
+        folder.mkdir(exist_ok=True)
         try:
-            yield folder
-        except Passing as error:
-            raise Passing(f"{error}; the same command goes on from there") from None
-        except Exception:
-            _discard(folder)
-            _remove_parents(made)
-            raise
-        _discard(folder)
+            lock = path.open("w")
+        except FileNotFoundError:
+            continue  # whoever held it has just removed the folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(f"{out}: another process is writing it") from None
+        except OSError:
+            return lock  # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # what was held is in no folder any more
 
 
-def _discard(folder: Path) -> None:
-    """Remove a folder of work; killed meanwhile, what is left belongs to no key."""
-    (folder / KEY).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _work(target: Path) -> Path:
-    return target.parent / f".{target.name}.work"
-
-
-def _lock(file: TextIO, out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{out}: another process is writing it") from None
-    except OSError:
-        pass  # a file system without locks
-
-
-def _keep_only(folder: Path, key: str) -> None:
-    """Empty a folder of work that was done with another key."""
+@contextlib.contextmanager
+def _kept(folder: Path, out: Path, key: str) -> Iterator[WorkFolder]:
+    """Give a locked folder for work of a key, and empty it in the end unless it should go on."""
     note = folder / KEY
-    if note.is_file() and note.read_text() == key:
-        return
-    note.unlink(missing_ok=True)
-    for path in folder.iterdir():
+    with _writable(out, folder):
+        if not (note.is_file() and note.read_text() == key):
+            _empty(folder)
+            write_whole(note, key.encode())
+    # A task of other work, which outlives the process that gave it, finds neither.
+    parts, result = (folder / f"{name}-{key[:8]}" for name in ("parts", "result"))
+    try:
+        with disk_space(folder):
+            yield WorkFolder(path=folder, parts=parts, result=result, key=key)
+    except Passing as error:
+        if not parts.exists():  # nothing was begun
+            _empty(folder, ignore_errors=True)
+            raise
+        raise Passing(f"{error}; the same command goes on from there") from None
+    except UserError:
+        _empty(folder, ignore_errors=True)
+        raise
+    _empty(folder, ignore_errors=True)
+
+
+def _empty(folder: Path, ignore_errors: bool = False) -> None:
+    """Remove all but the lock from a folder of work; killed meanwhile, what is left belongs to no
+    key."""
+    (folder / KEY).unlink(missing_ok=True)
+    for path in folder.glob("*"):
         if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
-    write_whole(note, key.encode())
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes | bytearray | memoryview) -> None:
@@ -171,7 +218,9 @@ def _remove_parents(made: list[Path]) -> None:
 def _recover(target: Path, prefix: str) -> None:
     """Remove what killed processes left; give back what one moved away and did not replace."""
     for left in target.parent.glob(f"{glob.escape(prefix)}*"):
-        if _alive(left.name.removeprefix(prefix).removesuffix(".old")):
+        number = left.name.removeprefix(prefix).removesuffix(".old")
+        # A folder of our own number is another's: after a restart, numbers begin anew.
+        if not number.isdecimal() or (int(number) != os.getpid() and alive(int(number))):
             continue
         if left.suffix == ".old" and not target.exists():
             left.rename(target)
@@ -196,31 +245,30 @@ def _exchange(folder: Path, target: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def disk_space(folder: Path, needs: int) -> Iterator[None]:
-    """Turn a full disk into a UserError: before a byte is written, if it is known to be too small.
-
-    `needs` is the least number of bytes that will be written below `folder`. A file larger than the
-    shell or the file system lets files be is a UserError too.
-    """
+def check_space(folder: Path, needs: int) -> None:
+    """Raise `Passing` if the disk of `folder` is known to be too small: `needs` is the least number
+    of bytes that will be written."""
     free = shutil.disk_usage(folder).free
     if free < needs:
-        raise _full(folder, needs, free)
+        raise Passing(
+            f"no space left on device: {folder} has {free:,} bytes free, "
+            f"expected more than {needs:,}"
+        )
+
+
+@contextlib.contextmanager
+def disk_space(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or a file larger than the shell or the file system lets files be, into
+    `Passing`."""
     try:
         yield
     except OSError as error:
+        place = error.filename or folder
         if error.errno == errno.EFBIG:
-            raise UserError(f"{folder.parent}: file too large while writing (ulimit -f?)") from None
+            raise Passing(f"{place}: file too large while writing (ulimit -f?)") from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _full(folder, needs, free) from None
-
-
-def _full(folder: Path, needs: int, free: int) -> UserError:
-    return UserError(
-        f"no space left on device: {folder.parent} had {free:,} bytes free, "
-        f"expected more than {needs:,}"
-    )
+        raise Passing(f"no space left on device while writing {place}") from None
 
 
 def _check_absent(out: Path, known_by: str, overwrite: bool | None) -> None:
@@ -239,15 +287,12 @@ def _check_absent(out: Path, known_by: str, overwrite: bool | None) -> None:
         raise UserError(f"{out}: not overwritten: a mount point; choose a folder in it")
 
 
-def _alive(pid: str) -> bool:
-    """Tell whether another process of this machine runs; what is no number is taken to be one."""
+def alive(process: int) -> bool:
+    """Tell whether a process of this machine runs."""
     try:
-        # A folder of our own number is another's: after a restart, numbers begin anew.
-        if int(pid) == os.getpid():
-            return False
-        os.kill(int(pid), 0)
+        os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except (PermissionError, ValueError):
+    except PermissionError:
         return True
     return True

@@ -16,7 +16,7 @@ from typing import Any, Final
 from lvtrain.data.append import append
 from lvtrain.data.checksums import sha256
 from lvtrain.data.counts import most_frequent, total
-from lvtrain.data.folder import RESULT, disk_space, new_folder, resumed_folder
+from lvtrain.data.folder import WorkFolder, new_folder, resumed_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo, reasons
 from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of, sources_of
 from lvtrain.data.layout import Layout, smallest_dtype
@@ -60,7 +60,7 @@ def prepare(
         making = sent_folder(to, own, key, config.overwrite)
     with making as folder, Processes(config.processes or cores()) as processes:
         workers = workers or processes
-        work = Work(workers, folder / "parts", folder / RESULT, config, progress)
+        work = Work(workers, folder, config, progress)
         info = _build(work, sources, names_of(sources))
         if isinstance(to, Uri):
             work.send(info, to)
@@ -85,9 +85,9 @@ def prepare_sentences(
         if texts is not None
     }
     with new_folder(Path(out), known_by=INDEX, overwrite=config.overwrite) as folder:
-        parts = folder / ".parts"
-        info = _build(Work(Here(), parts, folder, config, progress), sources, ())
-        shutil.rmtree(parts)
+        place = WorkFolder(path=folder, parts=folder / ".parts", result=folder)
+        info = _build(Work(Here(), place, config, progress), sources, ())
+        shutil.rmtree(place.parts)
     return info
 
 
@@ -110,24 +110,24 @@ def _build(
     if targets is not None:
         needs += total(seen.target_words) * targets.itemsize
     # Once in the rows of each part, once in the shards.
-    with disk_space(work.result, 2 * needs):
-        tallies, slices = work.encode(tasks, seen.sorter, seen.labels, layout, work.result)
-        _check_splits(tallies, sources, config.max_words)
-        splits = work.assemble(tallies, slices, layout)
-        info = StoreInfo(
-            version=VERSION,
-            vocab_size=sizes[TOKENIZER],
-            target_vocab_size=sizes.get(TARGET_TOKENIZER),
-            labels=seen.labels,
-            splits=splits,
-            frequent=tuple(most_frequent(seen.words, FREQUENT).items()),
-            tokenizers={name: sha256(work.result / name) for name in tokenizers},
-            sources=names,
-            settings=config.settings,
-            threshold=seen.sorter.threshold,
-        )
-        # Names of files need not be UTF-8: what is not becomes an escape of JSON's.
-        (work.result / INDEX).write_text(info.to_json(), "utf-8", errors="backslashreplace")
+    work.check_space(2 * needs)
+    tallies, slices = work.encode(tasks, seen.sorter, seen.labels, layout, work.result)
+    _check_splits(tallies, sources, config.max_words)
+    splits = work.assemble(tallies, slices, layout)
+    info = StoreInfo(
+        version=VERSION,
+        vocab_size=sizes[TOKENIZER],
+        target_vocab_size=sizes.get(TARGET_TOKENIZER),
+        labels=seen.labels,
+        splits=splits,
+        frequent=tuple(most_frequent(seen.words, FREQUENT).items()),
+        tokenizers={name: sha256(work.result / name) for name in tokenizers},
+        sources=names,
+        settings=config.settings,
+        threshold=seen.sorter.threshold,
+    )
+    # Names of files need not be UTF-8: what is not becomes an escape of JSON's.
+    (work.result / INDEX).write_text(info.to_json(), "utf-8", errors="backslashreplace")
     return info
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from pyarrow import ArrowException
 
 from lvtrain.data.cache import own_folder
-from lvtrain.data.folder import work_folder, write_whole
+from lvtrain.data.folder import WorkFolder, work_folder, write_whole
 from lvtrain.data.info import INDEX, StoreInfo
 from lvtrain.data.location import Uri, listed, opened, put, said
 from lvtrain.data.workers import Advance
@@ -35,7 +35,7 @@ OF_A_STORE: Final = re.compile(
 
 
 @contextmanager
-def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Iterator[Path]:
+def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Iterator[WorkFolder]:
     """Give a folder of work, as `work_folder` does, for a store that goes to a URI.
 
     It is below `work`, or a folder of the user's. Raises UserError, before any work, if a store
@@ -49,7 +49,7 @@ def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Itera
             yield folder
     except Passing:
         raise
-    except Exception:
+    except UserError:
         with suppress(UserError, OSError, ArrowException):
             _remove(out / NOTE)
         raise

@@ -14,6 +14,7 @@ SHA-256.
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class ShardWriter:
         self._store = store
         self._split = split
         self._layout = layout
-        self._spill = Spill(store / f".{split}", "rows", layout)
+        self._folder = store / f".{split}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._spill = Spill(self._folder, "rows", layout)
 
     def add(
         self,
@@ -71,28 +74,34 @@ class ShardWriter:
     def finish(self) -> Iterator[ShardInfo]:
         """Write the shards, shortest rows first; each is yielded when it is on disk."""
         self._spill.flush()
-        folder = self._store / f".{self._split}"
         for length in sorted({one.length for one in self._spill.slices}):
             slices = [one for one in self._spill.slices if one.length == length]
-            yield from write_bucket(folder, slices, self._layout, self._store)
-        shutil.rmtree(folder, ignore_errors=True)
+            yield from write_bucket(self._folder, slices, self._layout, self._store)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def write_bucket(
     folder: Path, slices: Sequence[Slice], layout: Layout, store: Path, number: int = 0
 ) -> Iterator[ShardInfo]:
-    """Write the shards of the rows of one length, the first of them with this number."""
+    """Write the shards of the rows of one length, the first of them with this number.
+
+    Each is written beside the rows and then renamed: of a task that is killed nothing is left in
+    the store, and one that outlives its work finds no store, or a shard that it cannot touch.
+    """
     split, length = slices[0].split, slices[0].length
-    (store / split).mkdir(parents=True, exist_ok=True)
+    (store / split).mkdir(exist_ok=True)
     for i, (rows, columns) in enumerate(read_bucket(folder, slices, layout, SHARD_BYTES), number):
-        path = store / split / f"len-{length:04d}-{i:05d}.arrow"
-        write_shard(path, layout.schema(length), rows, columns)
-        whole, blocks = digests(path)
+        name = f"len-{length:04d}-{i:05d}.arrow"
+        partial = folder / f".{split}-{name}.{os.getpid()}"
+        write_shard(partial, layout.schema(length), rows, columns)
+        whole, blocks = digests(partial)
+        size = partial.stat().st_size
+        partial.replace(store / split / name)
         yield ShardInfo(
-            file=path.relative_to(store).as_posix(),
+            file=f"{split}/{name}",
             length=length,
             rows=rows,
-            bytes=path.stat().st_size,
+            bytes=size,
             sha256=whole,
             blocks=blocks,
         )

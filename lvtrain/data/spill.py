@@ -120,7 +120,6 @@ class Spill:
                     columns=columns,
                 )
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._folder / file, content)
         self._buckets.clear()
         self._held = 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lvtrain.data import counts
 from lvtrain.data.duplicates import Comparing, find_duplicates, keyed, write_keys
-from lvtrain.data.folder import write_whole
+from lvtrain.data.folder import WorkFolder, check_space, write_whole
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
 from lvtrain.data.layout import Layout
 from lvtrain.data.location import Uri
@@ -73,18 +73,23 @@ class Work:
     def __init__(
         self,
         workers: Workers,
-        parts: Path,
-        result: Path,
+        folder: WorkFolder,
         config: PrepareConfig,
         progress: Progress | None,
     ) -> None:
         self._workers = workers
         self.config = config
-        self.result = result
-        self._parts = parts
+        self.result = folder.result
+        self._parts = folder.parts
         self._report = progress or (lambda done, total, phase, words: None)
-        for folder in (parts, result):
-            folder.mkdir(exist_ok=True)
+        for inner in (self._parts, self.result):
+            inner.mkdir(exist_ok=True)
+
+    def check_space(self, needs: int) -> None:
+        """Raise `Passing` if the disk is known to be too small for so many bytes, of the rows of
+        the parts and the shards together; those that are there take no more."""
+        there = [*self._parts.glob("*.rows"), *self.result.glob("*/*.arrow")]
+        check_space(self._parts, needs - sum(path.stat().st_size for path in there))
 
     def tasks(self, sources: Mapping[str, Readable], sorter: Sorter) -> list[Task]:
         """Cut the sources into tasks; those of training data know their duplicates."""

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, Self, TypeVar
 
 import lvtrain
-from lvtrain.errors import UserError
+from lvtrain.errors import Passing
 
 Task = TypeVar("Task")
 Advance = Callable[[int, int], None]
@@ -157,7 +157,7 @@ def _carry_out(
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         status = process.wait()
         reason = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise UserError(
+        raise Passing(
             f"a worker process {reason} (out of memory?): fewer --processes need less"
         ) from None
 
@@ -184,6 +184,8 @@ def _main() -> None:
             function(task, lambda *done: say("advanced", done))
         except BrokenPipeError:
             return
+        except MemoryError:
+            say("failed", Passing("a worker process is out of memory: fewer --processes need less"))
         except Exception as error:
             say("failed", error)
         else:

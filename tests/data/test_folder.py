@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
-from lvtrain.data.folder import disk_space, new_folder
-from lvtrain.errors import UserError
+from lvtrain.data.folder import check_space, disk_space, new_folder, resumed_folder, work_folder
+from lvtrain.errors import Passing, UserError
 
 
 def write(out: Path, content: str = "new", overwrite: bool = False) -> None:
@@ -176,11 +179,92 @@ def test_overwriting_is_advised_only_where_it_helps(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no space left on device"), disk_space(tmp_path, 10):
+    full = pytest.raises(Passing, match=f"no space left on device while writing {tmp_path}/.out.")
+    with full, new_folder(tmp_path / "out", known_by="index"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(UserError, match=r"expected more than 1,0{3}"), disk_space(tmp_path, 10**18):
-        pass
-    with pytest.raises(UserError, match="file too large"), disk_space(tmp_path, 10):
-        raise OSError(errno.EFBIG, "File too large")
-    with pytest.raises(PermissionError), disk_space(tmp_path, 10):
+    with pytest.raises(Passing, match="x: file too large"), disk_space(tmp_path):
+        raise OSError(errno.EFBIG, "File too large", str(tmp_path / "x"))
+    with pytest.raises(PermissionError), disk_space(tmp_path):
         raise PermissionError
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_full(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(Passing, match="no space left on device: .* bytes free, expected more than"):
+        check_space(tmp_path, free + 10**10)
+    check_space(tmp_path, free // 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (UserError("no such column"), False),
+        (Passing("no route to host"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (PermissionError("a"), True),
+        (MemoryError(), True),
+        (KeyError("a"), True),
+    ],
+    ids=repr,
+)
+def test_only_a_mistake_of_the_users_ends_work_for_good(
+    tmp_path: Path, error: Exception, kept: bool
+) -> None:
+    with pytest.raises(type(error) if error.__class__ is not OSError else Passing) as caught:  # noqa: SIM117
+        with work_folder(tmp_path / "out", "key") as folder:
+            folder.parts.mkdir()
+            (folder.parts / "half").touch()
+            raise error
+    assert ("the same command goes on from there" in str(caught.value)) == isinstance(
+        caught.value, Passing
+    )
+    with work_folder(tmp_path / "out", "key") as folder:
+        assert (folder.parts / "half").exists() == kept
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_was_removed_before_it_was_held_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, calls = fcntl.flock, 0
+
+    def ended_meanwhile(file: TextIO, how: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            shutil.rmtree(tmp_path / ".out.work")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", ended_meanwhile)
+    with work_folder(tmp_path / "out", "one") as work:
+        assert (work.path / "lock").exists()
+        second = work_folder(tmp_path / "out", "two")
+        with pytest.raises(UserError, match="another process is writing it"), second:
+            pytest.fail("both hold it")
+        assert (work.path / "key").read_text() == "one"
+    assert calls == 3
+    assert names(tmp_path) == []
+
+
+def test_what_an_interrupted_exchange_moved_away_comes_back_under_the_lock(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with work_folder(out, "other") as work:  # between its two renames
+        write(work.path / "result-other.old", "old")
+        with pytest.raises(UserError, match="another process"):
+            resumed(out)
+        assert not out.exists()
+        work.path.rename(tmp_path / "left")
+    (tmp_path / "left").rename(tmp_path / ".out.work")
+    with pytest.raises(UserError, match="exists already"):
+        resumed(out)
+    assert (out / "index").read_text() == "old"
+    assert names(tmp_path / ".out.work") == ["key", "lock"]  # the other may go on
+    resumed(out, overwrite=True)
+    assert (out / "index").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def resumed(out: Path, overwrite: bool = False) -> None:
+    with resumed_folder(out, known_by="index", key="key", overwrite=overwrite) as work:
+        work.result.mkdir()
+        (work.result / "index").write_text("new")

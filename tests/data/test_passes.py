@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -26,7 +27,7 @@ from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.sources import Source
 from lvtrain.data.store import Store
 from lvtrain.data.workers import Here, Processes
-from lvtrain.errors import UserError
+from lvtrain.errors import Passing, UserError
 
 LINES = Grammar().sample(3_000, seed=5)
 
@@ -211,6 +212,92 @@ def test_other_work_starts_anew(corpus: Path, tmp_path: Path, small: None) -> No
     assert "counting" in phases
 
 
+def test_work_goes_on_on_a_disk_that_holds_what_is_left(
+    corpus: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "store"
+    config = PrepareConfig(files=(str(corpus),))
+
+    def end(done: int, total: int, phase: str, words: int) -> None:
+        if phase == "writing":
+            raise Killed
+
+    with pytest.raises(Killed):
+        prepare(config, out, end, Here())
+    rows = sum(path.stat().st_size for path in tmp_path.rglob("*.rows"))
+
+    def has(free: int) -> None:
+        usage = type("usage", (), {"free": free})
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    has(0)
+    with pytest.raises(Passing, match=r"no space left .* has 0 bytes .*; the same command goes on"):
+        prepare(config, out, workers=Here())
+    has(rows)
+    phases = set()
+    prepare(config, out, lambda *said: phases.add((said[2], said[3] > 0)), Here())
+    assert ("encoding", True) not in phases
+    Store.open(out, verify="full")
+
+
+class Stopping:
+    """Carries tasks out until it is asked for those of one function, which it keeps."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.kept: list[tuple[Any, Any]] = []
+
+    def run(self, function: Any, tasks: Any, advance: Any) -> None:
+        if function.__name__ == self.name:
+            self.kept = [(function, task) for task in tasks]
+            raise Killed
+        Here().run(function, tasks, advance)
+
+
+@pytest.mark.parametrize("stage", ["count_part", "encode_part", "assemble"])
+def test_tasks_that_outlive_their_work_change_nothing_of_other_work(
+    corpus: Path, tmp_path: Path, small: None, stage: str
+) -> None:
+    config = PrepareConfig(files=(str(corpus),), lowercase=True, max_words=8)
+    other = PrepareConfig(files=(str(corpus),))
+    prepare(other, tmp_path / "undisturbed", workers=Here())
+    stopping = Stopping(stage)
+    with pytest.raises(Killed):
+        prepare(config, tmp_path / "store", workers=stopping)
+    assert stopping.kept
+
+    class Late:
+        """Carries tasks out, and after those of each stage those which outlived their own."""
+
+        def run(self, function: Any, tasks: Any, advance: Any) -> None:
+            Here().run(function, tasks, advance)
+            for old, task in stopping.kept:
+                with contextlib.suppress(OSError):
+                    old(task, lambda *done: None)
+
+    prepare(other, tmp_path / "store", workers=Late())
+    assert digests(tmp_path / "store") == digests(tmp_path / "undisturbed")
+    for old, task in stopping.kept:
+        with contextlib.suppress(OSError):
+            old(task, lambda *done: None)
+    assert digests(tmp_path / "store") == digests(tmp_path / "undisturbed")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "undisturbed"]
+
+
+def test_a_shard_that_is_not_whole_is_not_in_the_store(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PrepareConfig(files=(str(corpus),))
+
+    def end(path: Path) -> tuple[str, str]:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shards, "digests", end)
+        prepare(config, tmp_path / "store", workers=Here())
+    assert not list(tmp_path.rglob("train/*"))
+
+
 def test_two_at_the_same_store_are_told_apart(corpus: Path, tmp_path: Path) -> None:
     config = PrepareConfig(files=(str(corpus),))
 
@@ -256,7 +343,7 @@ def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_p
 
 
 def test_a_worker_that_is_killed_is_told() -> None:
-    told = pytest.raises(UserError, match="a worker process was killed by signal 9")
+    told = pytest.raises(Passing, match="a worker process was killed by signal 9")
     with told, Processes(2) as workers:
         workers.run(_die, [1, 2, 3], lambda read, words: None)
 
