@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from pyarrow import ArrowException
 from lvtrain.data.cache import own_folder
 from lvtrain.data.folder import WorkFolder, work_folder, write_whole
 from lvtrain.data.info import INDEX, StoreInfo
-from lvtrain.data.location import Uri, listed, opened, put, said
+from lvtrain.data.location import Uri, listed, opened, put, read_bytes, said
 from lvtrain.data.workers import Advance
 from lvtrain.errors import Passing, UserError
 
 NOTE: Final = "being-written"
-"""A file that is there while a store is on its way."""
+"""A file that is there while a store is on its way: the key of the work that it comes from."""
 OF_A_STORE: Final = re.compile(
     rf"(\.?({NOTE}|(target_)?tokenizer\.json)|\.{re.escape(INDEX)}"
     r"|(train|valid|test)/\.?len-\d+-\d+\.arrow)(\.partial)?"
@@ -42,17 +41,17 @@ def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Itera
     cannot be written there, or something else is there, or a store that is not to be replaced.
     """
     _check_absent(out, overwrite)
-    _put(out / NOTE, f"{socket.gethostname()}\n".encode())  # whether it can be is told now
     name = f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
-    try:
-        with work_folder((work or own_folder("prepare")) / name, key) as folder:
+    with work_folder((work or own_folder("prepare")) / name, key) as folder:
+        try:
+            _claim(out, key, folder.parts)  # whether it can be written is told now
             yield folder
-    except Passing:
-        raise
-    except UserError:
-        with suppress(UserError, OSError, ArrowException):
-            _remove(out / NOTE)
-        raise
+        except Passing:
+            raise
+        except UserError:
+            with suppress(UserError, OSError, ArrowException):
+                _remove(out / NOTE)
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +81,16 @@ def send(task: Sending, advance: Advance) -> None:
 
 
 def send_store(
-    store: Path, info: StoreInfo, to: Uri, notes: Path, run: Callable[[list[Sending]], None]
+    place: WorkFolder,
+    info: StoreInfo,
+    to: Uri,
+    overwrite: bool,
+    run: Callable[[list[Sending]], None],
 ) -> None:
     """Send a store whose index is there; `run` carries `send` out. Raises UserError."""
+    store, notes = place.result, place.parts
+    _check_absent(to, overwrite)  # hours may have gone since it was
+    _claim(to, place.key, notes)
     shards = [shard.file for split in info.splits.values() for shard in split.shards]
     names = [*info.tokenizers, *shards]
     tasks = [Sending(store=store, name=name, to=to, notes=notes) for name in names]
@@ -102,6 +108,20 @@ def send_store(
         if OF_A_STORE.fullmatch(name):
             _remove(to / name)
     _put(to / INDEX, store / INDEX)
+
+
+def _claim(out: Uri, key: str, notes: Path) -> None:
+    """Note there what is on its way; where another store was, nothing that was sent is believed to
+    be there still."""
+    note = f"{key}\n".encode()
+    try:
+        found = read_bytes(out / NOTE)
+    except FileNotFoundError:
+        found = b""
+    if found != note:
+        for one in notes.glob("sent-*"):
+            one.unlink()
+        _put(out / NOTE, note)
 
 
 def _check_absent(out: Uri, overwrite: bool) -> None:

@@ -80,6 +80,7 @@ class Work:
         self._workers = workers
         self.config = config
         self.result = folder.result
+        self._folder = folder
         self._parts = folder.parts
         self._report = progress or (lambda done, total, phase, words: None)
         for inner in (self._parts, self.result):
@@ -257,7 +258,7 @@ class Work:
             self._workers.run(send, todo, meter)
             meter.end()
 
-        send_store(self.result, info, to, self._parts, run)
+        send_store(self._folder, info, to, self.config.overwrite, run)
 
     def _run(
         self,

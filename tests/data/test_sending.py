@@ -20,7 +20,7 @@ from lvtrain.cli import run
 from lvtrain.data import location, shards, sources
 from lvtrain.data.cache import Cache
 from lvtrain.data.grammar import Grammar
-from lvtrain.data.location import Uri, listed, read_bytes
+from lvtrain.data.location import Uri, listed, put, read_bytes
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.sending import NOTE
 from lvtrain.data.store import Store
@@ -123,6 +123,42 @@ def test_what_was_lost_there_is_sent_again(config: PrepareConfig, tmp_path: Path
     (tmp_path / "far" / "tokenizer.json").unlink()
     prepare(config, str(uri), workers=Here())
     Store.open(tmp_path / "far", verify="full")
+
+
+def test_a_store_that_came_there_meanwhile_is_not_replaced(
+    config: PrepareConfig, uri: Uri, tmp_path: Path
+) -> None:
+    other = replace(config, seed=1, work=str(tmp_path / "other"))
+
+    class Meanwhile:
+        """Has another store sent there while this one is encoded."""
+
+        def run(self, function: Callable[..., Any], tasks: Sequence[Any], advance: Any) -> None:
+            if function.__name__ == "encode_part":
+                prepare(other, str(uri), workers=Here())
+            Here().run(function, tasks, advance)
+
+    with pytest.raises(UserError, match="exists already; choose another folder or allow"):
+        prepare(config, str(uri), workers=Meanwhile())
+    Store.open(str(uri), verify="full")
+    assert Store.open(str(uri)).info.settings["seed"] == 1
+    prepare(replace(config, overwrite=True), str(uri), workers=Here())
+    assert Store.open(str(uri), verify="full").info.settings["seed"] == config.seed
+
+
+def test_what_was_sent_before_another_store_is_sent_again(
+    config: PrepareConfig, uri: Uri, tmp_path: Path
+) -> None:
+    failing = Failing("send", 3, Passing("no route to host"))
+    with pytest.raises(Passing):
+        prepare(config, str(uri), workers=failing)
+    for name in content(uri):  # of the same size, as those of another store may be
+        put(uri / name, b"x" * len(content(uri)[name]))
+    again = Failing("send", 10**6, Passing(""))
+    prepare(config, str(uri), workers=again)
+    assert again.sent == failing.sent
+    prepare(config, tmp_path / "here", workers=Here())
+    assert content(uri) == local(tmp_path / "here")
 
 
 def test_a_mistake_leaves_nothing_there(config: PrepareConfig, uri: Uri, tmp_path: Path) -> None:
