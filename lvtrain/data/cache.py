@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pyarrow import ArrowException
 
-from lvtrain.data.location import opened, said
+from lvtrain.data.folder import alive
+from lvtrain.data.location import Uri, opened, unread
 from lvtrain.data.shards import ShardInfo
 from lvtrain.errors import UserError
 
@@ -48,44 +53,39 @@ class Cache:
             if path.stat().st_size == info.bytes:
                 os.utime(path)  # the newest is the last to go
                 return path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(info.bytes)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        name = f"{uri}/{info.file}"
+        # Two threads of a process may fetch one shard, as two hosts may that share the folder.
+        own = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        partial = path.with_name(f".{path.name}.{own}")
         try:
-            found = self._copy(name, partial)
-            if found != info.sha256:
-                raise UserError(
-                    f"{name}: corrupt shard: expected SHA-256 {info.sha256[:16]}…, "
-                    f"found {found[:16]}…"
-                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(info.bytes)
+            with partial.open("wb") as file:
+                _read(uri, info, file.write)
             partial.replace(path)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
         return path
-
-    def _copy(self, name: str, to: Path) -> str:
-        system, path = opened(name)
-        digest = hashlib.sha256()
-        try:
-            with system.open_input_stream(path) as source, to.open("wb") as file:
-                while block := source.read(_CHUNK):
-                    digest.update(block)
-                    file.write(block)
-        except FileNotFoundError:
-            raise UserError(f"{name}: missing shard: found no such file") from None
-        except ArrowException as error:
-            raise UserError(f"{name}: cannot be read: {said(error)}") from None
-        return digest.hexdigest()
 
     def _make_room(self, needed: int) -> None:
         """Remove the shards that were not used for longest. A process that has one mapped reads
         on."""
-        kept = []
+        kept, held = [], 0
         for path in self.folder.glob("*.arrow"):
             with contextlib.suppress(FileNotFoundError):
-                kept.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        held = sum(size for _, size, _ in kept)
+                found = path.stat()
+                kept.append((found.st_mtime_ns, found.st_size, path))
+                held += found.st_size
+        for path in self.folder.glob(".*.arrow.*"):
+            owner = re.fullmatch(r"(.+)-(\d+)-\d+", path.name.partition(".arrow.")[2])
+            ours = owner is not None and owner[1] == socket.gethostname()
+            with contextlib.suppress(FileNotFoundError):
+                if owner is not None and ours and not alive(int(owner[2])):
+                    path.unlink()
+                else:
+                    held += path.stat().st_size
         limit = self.limit
         if limit is None:
             limit = min(MOST_BYTES, (held + shutil.disk_usage(self.folder).free) // 2)
@@ -94,3 +94,34 @@ class Cache:
                 return
             path.unlink(missing_ok=True)
             held -= size
+
+
+def verify_there(uri: str, info: ShardInfo) -> None:
+    """Compare a shard below a URI with its SHA-256, as it is there. Raises UserError."""
+    _read(uri, info, lambda block: None)
+
+
+def _read(uri: str, info: ShardInfo, take: Callable[[bytes], object]) -> None:
+    """Read a shard below a URI, block by block. Raises UserError, in the end, if it is not what was
+    written."""
+    name = f"{uri}/{info.file}"
+    digest = hashlib.sha256()
+    for block in _blocks(name):
+        digest.update(block)
+        take(block)
+    if (found := digest.hexdigest()) != info.sha256:
+        raise UserError(
+            f"{name}: corrupt shard: expected SHA-256 {info.sha256[:16]}…, found {found[:16]}…"
+        )
+
+
+def _blocks(name: str) -> Iterator[bytes]:
+    system, path = opened(name)
+    try:
+        with system.open_input_stream(path) as source:
+            while block := source.read(_CHUNK):
+                yield block
+    except FileNotFoundError:
+        raise UserError(f"{name}: missing shard: found no such file") from None
+    except (OSError, ArrowException) as error:  # S3's is an OSError without a number
+        raise unread(Uri(name), error) from None

@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
-from lvtrain.data.cache import Cache, own_folder
+from lvtrain.data.cache import Cache, own_folder, verify_there
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
 from lvtrain.data.location import is_file, read_bytes, uri_of
 from lvtrain.data.shards import Shard, ShardInfo, check_hash
@@ -191,9 +191,21 @@ class Split:
             if self._cache is not None:
                 # What the cache has let go is let go here too, lest it should stay on the disk.
                 self._open = {i: one for i, one in self._open.items() if one.path.exists()}
-            path = _local(self._root, info, self._cache)
-            shard = self._open[number] = Shard.open(path, info, self._layout)
+            try:
+                shard = self._map(info)
+            except UserError:
+                if self._cache is None:
+                    raise
+                shard = self._map(info)  # another process needed the room that it had
+            self._open[number] = shard
         return shard
+
+    def _map(self, info: ShardInfo) -> Shard:
+        uri = uri_of(self._root)
+        path = self._root / info.file
+        if uri is not None and self._cache is not None:
+            path = self._cache.fetch(uri, info)
+        return Shard.open(path, info, self._layout)
 
     def _check(self, ids: np.ndarray, vocab_size: int, number: int) -> None:
         if ids.size and (found := int(ids.max())) >= vocab_size:
@@ -273,16 +285,15 @@ class Store:
         return Split(self.path, name, self.info, self._cache)
 
     def verify(self) -> None:
-        """Check the SHA-256 of every shard. Raises UserError, naming the first that differs."""
+        """Check the SHA-256 of every shard, where the store is. Raises UserError, naming the first
+        that differs."""
+        uri = uri_of(self.path)
         for split in self.info.splits.values():
             for shard in split.shards:
-                check_hash(_local(self.path, shard, self._cache), shard)
-
-
-def _local(root: Path, info: ShardInfo, cache: Cache | None) -> Path:
-    """Return the file of a shard on this machine."""
-    uri = uri_of(root)
-    return root / info.file if uri is None or cache is None else cache.fetch(uri, info)
+                if uri is None:
+                    check_hash(self.path / shard.file, shard)
+                else:
+                    verify_there(uri, shard)
 
 
 def read_index(path: Path) -> StoreInfo:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import uuid
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.data import shards
+from lvtrain.data import cache, shards
 from lvtrain.data.batches import Batches
 from lvtrain.data.cache import Cache
 from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
@@ -104,6 +109,96 @@ def test_a_copy_that_was_damaged_here_is_not_read(local: Path, tmp_path: Path) -
         path.write_bytes(content)
     with pytest.raises(UserError, match="corrupt shard"):
         Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(1))
+
+
+def test_verifying_a_store_at_a_uri_reads_what_is_there(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    Store.open(f"file://{local}").split("train").gather(np.arange(300))  # kept here
+    (victim, *_) = sorted((local / "train").iterdir())
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + b"x")
+    assert run(["inspect", f"file://{local}", "--verify"]) == 2
+    said = capsys.readouterr().err
+    assert f"file://{victim}: corrupt shard: expected SHA-256" in said
+    victim.unlink()
+    assert run(["inspect", f"file://{local}", "--verify"]) == 2
+    assert f"file://{victim}: missing shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["opening", "reading"])
+def test_storage_that_fails_is_one_line_that_names_the_shard(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Failing:
+        """What a network that fails is to pyarrow: errors without a number."""
+
+        def open_input_stream(self, path: str) -> Self:
+            if where == "opening":
+                raise OSError("When reading information for key: AWS Error NETWORK_CONNECTION")
+            return self
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def read(self, size: int) -> bytes:
+            raise OSError("When reading information for key: AWS Error NETWORK_CONNECTION")
+
+    split = Store.open(memory, cache=Cache(tmp_path / "cache")).split("train")
+    monkeypatch.setattr(cache, "opened", lambda name: (Failing(), name))
+    with pytest.raises(UserError, match=r"len-0001-00000.arrow: cannot be read: .* NETWORK"):
+        split.gather(np.arange(1))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(memory: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    split = Store.open(memory, cache=Cache(tmp_path / "file" / "cache")).split("train")
+    with pytest.raises(UserError, match="file/cache: cannot be written: Not a directory"):
+        split.gather(np.arange(1))
+
+
+def test_a_shard_that_another_process_made_room_of_comes_again(
+    local: Path, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Store.open(memory, cache=Cache(tmp_path / "cache")).split("train")
+    fetch = Cache.fetch
+
+    def evicted(self: Cache, uri: str, info: shards.ShardInfo) -> Path:
+        path = fetch(self, uri, info)
+        monkeypatch.setattr(Cache, "fetch", fetch)
+        path.unlink()
+        return path
+
+    monkeypatch.setattr(Cache, "fetch", evicted)
+    rows = np.arange(9)
+    assert (split.gather(rows)[0] == Store.open(local).split("train").gather(rows)[0]).all()
+
+
+def test_what_processes_left_half_fetched_counts_and_goes(
+    local: Path, memory: str, tmp_path: Path
+) -> None:
+    size = max(shard.bytes for shard in Store.open(local).info.splits["train"].shards)
+    here = Cache(tmp_path / "cache", 3 * size)
+    here.folder.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = socket.gethostname()
+    dead, living, elsewhere = (
+        here.folder / f".{'0' * 64}.arrow.{owner}"
+        for owner in (f"{host}-{process.pid}-1", f"{host}-{os.getppid()}-1", "a-host-2-1")
+    )
+    for path in (dead, living, elsewhere):
+        path.write_bytes(b"x" * size)
+    split = Store.open(memory, cache=here).split("train")
+    for row in range(0, split.rows, 9):
+        split.gather(np.array([row]))
+        assert sum(path.stat().st_size for path in here.folder.iterdir()) <= 3 * size
+    assert not dead.exists()
+    assert living.exists() and elsewhere.exists()
 
 
 def test_inspect_takes_a_uri(
