@@ -1,9 +1,9 @@
 """Functions of tasks in parallel processes.
 
-A worker is `python -m lvtrain.data.workers`: it imports no torch, takes a function and a task from
-its standard input, and says on its standard output how far it is. When the process that started it
-is killed, its input ends and so does it. It does not import the user's program again, as the
-workers of `multiprocessing` do, so that a script needs no `if __name__ == "__main__"`.
+A worker is `python -P -m lvtrain.data.workers`: it imports no torch, takes a function and a task
+from its standard input, and says on its standard output how far it is. When the process that
+started it is killed, its input ends and so does it. It does not import the user's program again, as
+the workers of `multiprocessing` do, so that a script needs no `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _start() -> subprocess.Popen[bytes]:
     root = str(Path(lvtrain.__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-m", "lvtrain.data.workers"],
+        # -P: a json.py in the folder that the user works in is not to be imported.
+        [sys.executable, "-P", "-m", "lvtrain.data.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import operator
 import os
 import random
 import shutil
@@ -350,6 +351,16 @@ def test_a_worker_that_is_killed_is_told() -> None:
 
 def _die(task: int, advance: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_import_nothing_of_the_folder_that_they_are_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with Processes(2) as workers:
+        workers.run(operator.is_, [1, 2, 3], lambda read, words: None)
 
 
 def test_duplicates_go_and_the_first_stays(tmp_path: Path, small: None) -> None:
