@@ -13,8 +13,11 @@ SHA-256.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
+import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +31,12 @@ import pyarrow as pa
 from lvtrain.data.checksums import BLOCK_BYTES, decode, digests, sha256
 from lvtrain.data.layout import Layout
 from lvtrain.data.spill import Slice, Spill, read_bucket
+from lvtrain.data.words import spans
 from lvtrain.errors import UserError
 
 SHARD_BYTES: Final = 64 << 20
+OTHER_FILES: Final = 512
+"""Files that a process may have open besides the shards of a split."""
 MAPPED_BYTES: Final = 8 << 20
 """Most bytes of a shard that stay in the resident set while rows are gathered."""
 
@@ -160,6 +166,8 @@ class Shard:
             if batch is not None:
                 batch.validate()
         except (OSError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UserError(f"{path}: too many open files (ulimit -n)") from None
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: corrupt shard: not a readable Arrow file: {reason}") from None
         expected = layout.schema(info.length)
@@ -184,16 +192,18 @@ class Shard:
         blocks = self._blocks
         if not blocks.unverified:
             return
-        if self.targets is not None:
-            return blocks.verify_all()
         for column in (self.tokens, self.labels):
             if column is not None:
                 stride = column.strides[0]
-                if stride > BLOCK_BYTES:
-                    return blocks.verify_all()
-                begin = column.ctypes.data - blocks.address + rows * stride
-                blocks.verify(begin // BLOCK_BYTES)
-                blocks.verify((begin + stride - 1) // BLOCK_BYTES)
+                blocks.verify_spans(column.ctypes.data + rows * stride, stride)
+        if self.targets is not None:
+            values, offsets = self.targets
+            size = offsets.itemsize
+            blocks.verify_spans(offsets.ctypes.data + rows * size, 2 * size)
+            starts = offsets[rows].astype(np.int64)
+            lengths = np.minimum(offsets[rows + 1], len(values)) - starts
+            size = values.itemsize
+            blocks.verify_spans(values.ctypes.data + starts * size, np.maximum(lengths, 0) * size)
 
     def release(self) -> None:
         """Give the pages read so far back to the page cache: they stop counting as resident."""
@@ -240,9 +250,19 @@ class _Blocks:
             self._todo[block] = False
         self.unverified = int(np.count_nonzero(self._todo))
 
-    def verify_all(self) -> None:
-        """Compare every block."""
-        self.verify(np.flatnonzero(self._todo))
+    def verify_spans(self, addresses: np.ndarray, sizes: np.ndarray | int) -> None:
+        """Compare what so many bytes from each of some addresses lie in. Raises UserError."""
+        begin = addresses - self.address
+        first = begin // BLOCK_BYTES
+        self.verify(spans(first, (begin + sizes - 1) // BLOCK_BYTES - first + 1))
+
+
+def allow_open(shards: int) -> None:
+    """Let this process have so many shards open, as far as it may: each takes a file descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < shards + OTHER_FILES:
+        with contextlib.suppress(ValueError, OSError):  # where even the hard limit is refused
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_size(path: Path, info: ShardInfo) -> None:

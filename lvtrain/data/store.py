@@ -20,7 +20,7 @@ import numpy as np
 from lvtrain.data.cache import Cache, own_folder, verify_there
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
 from lvtrain.data.location import is_file, read_bytes, uri_of
-from lvtrain.data.shards import Shard, ShardInfo, check_hash
+from lvtrain.data.shards import Shard, ShardInfo, allow_open, check_hash
 from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
 from lvtrain.data.words import spans
 from lvtrain.errors import UserError, nearest
@@ -52,6 +52,7 @@ class Split:
         self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
         self._lengths = np.array([shard.length for shard in shards], dtype=np.int64)
         self._open: dict[int, Shard] = {}
+        allow_open(len(shards))
         self._releases = sum(shard.bytes for shard in shards) > RESIDENT_BYTES
 
     def __len__(self) -> int:

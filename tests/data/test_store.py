@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,61 @@ def test_what_is_damaged_is_not_read_and_the_rest_is(
     with pytest.raises(UserError, match="corrupt shard: expected CRC-32"):
         split.gather(np.array([row]))
     split.gather(np.array([0, row - 3000, row + 3000]))
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["values", "offsets"])
+def test_of_a_parallel_side_what_is_damaged_is_not_read_and_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: int
+) -> None:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 1 << 12)
+    targets = [" ".join(["t", "u", "v"][: 1 + i % 3]) for i in range(20_000)]
+    prepare_sentences(
+        Sentences(texts=["a b c"] * 20_000, targets=targets),
+        config=PrepareConfig(valid_fraction=0), out=tmp_path / "store",
+    )  # fmt: skip
+    whole = Store.open(tmp_path / "store").split("train")._shard(0)
+    assert whole.targets is not None
+    damaged = whole.targets[column]
+    place = damaged[len(damaged) // 2 :].ctypes.data - whole._blocks.address
+    (file,) = (tmp_path / "store" / "train").iterdir()
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    split = Store.open(tmp_path / "store", verify="size").split("train")
+    rows = np.array([*range(5_000), *range(15_000, 20_000)])
+    lengths = split.target_lengths(rows)
+    assert lengths.tolist() == [len(targets[row].split()) for row in rows]
+    ids = split.targets(rows)[0]
+    assert [len(set(row)) for row in ids[:6].tolist()] == [3, 4, 4, 3, 4, 4]
+    for row in range(10_000, 10_003):
+        with pytest.raises(UserError, match="corrupt shard: expected CRC-32"):
+            split.targets(np.array([row]))
+
+
+MANY = """
+import resource, sys
+import numpy as np
+from lvtrain.data.store import Store
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))
+split = Store.open(sys.argv[1], verify="size").split("train")
+print(split.gather(np.arange(split.rows))[1].sum())
+"""
+
+
+def test_a_store_may_have_more_shards_than_a_process_open_files(tmp_path: Path) -> None:
+    lines = [" ".join(["a"] * length) for length in range(1, 81)]
+    config = PrepareConfig(valid_fraction=0, max_words=80)
+    prepare_sentences(lines, config=config, out=tmp_path / "store")
+
+    def read(limit: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", MANY, str(tmp_path / "store"), str(limit)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert read(400).stdout == f"{sum(range(2, 82))}\n"
+    said = read(40).stderr.splitlines()[-1]
+    assert said.endswith(".arrow: too many open files (ulimit -n)")
+    assert "corrupt" not in said
 
 
 def test_ids_beyond_the_vocabulary_are_never_returned(path: Path, tmp_path: Path) -> None:
