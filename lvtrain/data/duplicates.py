@@ -1,8 +1,9 @@
 """Sentences that are there already, in any part of a corpus larger than memory.
 
 Every sentence has one key or several, numbers of 64 bits; one that shares a key with an earlier
-sentence is a duplicate. Keys are written part by part and compared range by range, so that memory
-is that of one range whatever the corpus.
+sentence is a duplicate. Keys are written in runs and compared range by range, so that memory is
+that of one range whatever the corpus, or of the copies of one sentence where they are more. They
+take 12 bytes each on the disk until they are compared.
 
     exact   one key: a hash of the sentence, its label and its parallel side
     near    MinHash with banding (Broder, "On the resemblance and containment of documents", 1997;
@@ -18,6 +19,8 @@ corpora or so.
 from __future__ import annotations
 
 import io
+import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,7 +31,7 @@ import numpy as np
 
 from lvtrain.data.feistel import mix
 from lvtrain.data.folder import write_whole
-from lvtrain.data.passes import Task, by_piece
+from lvtrain.data.passes import Task, by_piece, duplicate_rows
 from lvtrain.data.sorter import SplitRows
 from lvtrain.data.words import Words
 from lvtrain.data.workers import Advance
@@ -37,6 +40,8 @@ Kind = Literal["exact", "near"]
 
 BANDS: Final = 6
 BAND_ROWS: Final = 6
+RUN_KEYS: Final = 1 << 21
+"""Keys of a part that are held before they are written."""
 COMPARED_KEYS: Final = 1 << 22
 """Keys held at a time while they are compared."""
 _ENTRY: Final = np.dtype([("key", "<u8"), ("row", "<u4")])
@@ -50,20 +55,25 @@ class Comparing(Task):
 
 
 def keyed(task: Task) -> Path:
-    """Return where `write_keys` puts the keys of a part."""
-    return task.folder / f"keys-{task.number:05d}.npy"
-
-
-def duplicates(folder: Path, number: int) -> Path:
-    """Return the file of the rows of a part that are duplicates, ascending."""
-    return folder / f"duplicates-{number:05d}.npy"
+    """Return where `write_keys` says how many keys each run of a part has."""
+    return task.folder / f"keyed-{task.number:05d}.json"
 
 
 @by_piece
 def write_keys(task: Comparing, advance: Advance) -> None:
-    """Write the keys of the sentences of a part, ascending, each with its row in the part."""
-    found = []
+    """Write the keys of the sentences of a part in runs, each ascending, with their rows."""
+    held: list[np.ndarray] = []
+    runs: list[int] = []
     read = first = 0
+
+    def flush() -> None:
+        entries = np.concatenate(held)
+        entries = entries[np.argsort(entries["key"], kind="stable")]
+        path = _run(task.folder, task.number, len(runs))
+        write_whole(path, entries.view(np.uint8).data)
+        held.clear()
+        runs.append(len(entries))
+
     for chunk in task.source.chunks(task.part):
         rows, empty, too_long = task.sorter.rows(chunk)
         kept = np.flatnonzero(~(empty | too_long))
@@ -71,43 +81,70 @@ def write_keys(task: Comparing, advance: Advance) -> None:
         entries = np.empty(keys.shape, dtype=_ENTRY)
         entries["key"] = keys
         entries["row"] = (first + kept)[:, None]
-        found.append(entries.reshape(-1))
+        if entries.size:
+            held.append(entries.reshape(-1))
+        if sum(map(len, held)) >= RUN_KEYS:
+            flush()
         first += len(chunk.texts)
         advance(chunk.read - read, len(rows.words.codes))
         read = chunk.read
+    if held:
+        flush()
     advance(task.part.bytes - read, 0)
-    whole = np.concatenate(found) if found else np.empty(0, dtype=_ENTRY)
-    _save(keyed(task), whole[np.lexsort((whole["row"], whole["key"]))])
+    write_whole(keyed(task), json.dumps(runs).encode())
 
 
-def find_duplicates(folder: Path, numbers: Sequence[int]) -> None:
+def find_duplicates(tasks: Sequence[Task]) -> None:
     """Compare the keys of all parts: writes, for each, the rows that share a key with an earlier
-    one."""
-    if all(duplicates(folder, number).exists() for number in numbers):
-        return
-    files = [np.load(folder / f"keys-{number:05d}.npy", mmap_mode="r") for number in numbers]
-    ranges = max(1, sum(map(len, files)) // COMPARED_KEYS)
-    bounds = [(i << 64) // ranges for i in range(1, ranges)]
-    cuts = [
-        [0, *np.searchsorted(file["key"], np.array(bounds, dtype=np.uint64)).tolist(), len(file)]
-        for file in files
+    one, and removes the keys."""
+    if not all(duplicate_rows(task).exists() for task in tasks):
+        found = [_found(task) for task in tasks]
+        for path in found:
+            path.unlink(missing_ok=True)  # of a comparison that did not end
+        _compare(tasks, found)
+        for task, path in zip(tasks, found, strict=True):
+            rows = np.fromfile(path, dtype="<u4") if path.exists() else np.empty(0, dtype="<u4")
+            _save(duplicate_rows(task), np.unique(rows).astype(np.int64))
+    for task in tasks:
+        for path in (_found(task), *task.folder.glob(f"keys-{task.number:05d}-*")):
+            path.unlink(missing_ok=True)
+
+
+def _compare(tasks: Sequence[Task], found: Sequence[Path]) -> None:
+    """Append the rows of each part that share a key with an earlier one to its file, in no order
+    and maybe more than once."""
+    runs = [
+        (part, _run(task.folder, task.number, i), size)
+        for part, task in enumerate(tasks)
+        for i, size in enumerate(json.loads(keyed(task).read_text()))
     ]
-    later: list[list[np.ndarray]] = [[] for _ in files]
-    for i in range(ranges):
-        pieces = [
-            np.array(file[cut[i] : cut[i + 1]]) for file, cut in zip(files, cuts, strict=True)
-        ]
-        entries = np.concatenate(pieces)
-        part = np.repeat(np.arange(len(files)), [len(piece) for piece in pieces])
-        # Each piece is in the order of its keys and rows, and the pieces in that of the parts.
+    ranges = max(1, sum(size for *_, size in runs) // COMPARED_KEYS)
+    starts = [0] * len(runs)
+    for bound in [(i << 64) // ranges for i in range(1, ranges + 1)]:
+        pieces = []
+        for i, (_, path, size) in enumerate(runs):
+            # Opened for each range: of a large corpus there are more than may be open at a time.
+            there = np.memmap(path, dtype=_ENTRY, mode="r", shape=size)
+            stop = size if bound == 1 << 64 else bisect_left(there["key"], bound, starts[i])
+            pieces.append(np.array(there[starts[i] : stop]))
+            starts[i] = stop
+        entries = np.concatenate(pieces) if pieces else np.empty(0, dtype=_ENTRY)
+        part = np.repeat([part for part, *_ in runs], [len(piece) for piece in pieces])
+        # Each piece is in the order of its keys and rows, and the pieces in that of the corpus.
         order = np.argsort(entries["key"], kind="stable")
         keys = entries["key"][order]
         again = order[1:][keys[1:] == keys[:-1]]
         for one in np.unique(part[again]).tolist():
-            later[one].append(np.unique(entries["row"][again[part[again] == one]]))
-    for number, rows in zip(numbers, later, strict=True):
-        found = np.unique(np.concatenate(rows)) if rows else np.empty(0, dtype=np.uint32)
-        _save(duplicates(folder, number), found.astype(np.int64))
+            with found[one].open("ab") as file:
+                file.write(np.unique(entries["row"][again[part[again] == one]]).data)
+
+
+def _run(folder: Path, number: int, run: int) -> Path:
+    return folder / f"keys-{number:05d}-{run:04d}"
+
+
+def _found(task: Task) -> Path:
+    return task.folder / f"found-{task.number:05d}"
 
 
 def exact_keys(rows: SplitRows) -> np.ndarray:

@@ -91,7 +91,12 @@ class Task:
     def _duplicates(self) -> np.ndarray | None:
         if not self.deduplicated or self.split != "train":
             return None
-        return np.load(self.folder / f"duplicates-{self.number:05d}.npy")
+        return np.load(duplicate_rows(self), mmap_mode="r")
+
+
+def duplicate_rows(task: Task) -> Path:
+    """Return the file of the rows of a part that are duplicates, ascending."""
+    return task.folder / f"duplicates-{task.number:05d}.npy"
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)

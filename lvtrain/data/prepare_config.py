@@ -69,7 +69,8 @@ class PrepareConfig:
     """Processes that work at once; one for each core if 0. The store is the same."""
     work: str | None = None
     """Folder for work on a store at a URI, gone on with after a kill; by default one below
-    ~/.cache/lvtrain. It takes twice the store's bytes; with --ray, every node must reach it."""
+    ~/.cache/lvtrain. It takes twice the store's bytes, and with --deduplicate first 12 or 72 a
+    sentence; with --ray, every node must reach it."""
     append: bool = False
     """Add the sentences to the store that is there, with its vocabulary and its settings."""
     overwrite: bool = False

@@ -112,7 +112,7 @@ class Work:
         training = [task for task in tasks if task.split == "train"]
         finding = [Comparing(**vars(task), kind=kind) for task in training]
         self._run(write_keys, finding, keyed, "comparing")
-        find_duplicates(self._parts, [task.number for task in training])
+        find_duplicates(training)
         return [replace(task, deduplicated=True) for task in tasks]
 
     def count(self, tasks: list[Task]) -> Seen:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvtrain.data import shards, sources, spill
+from lvtrain.data import duplicates, shards, sources, spill
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.sources import Source
@@ -375,6 +375,29 @@ def test_duplicates_go_and_the_first_stays(tmp_path: Path, small: None) -> None:
     different = list(dict.fromkeys(line.strip() for line in lines))
     assert found == sorted(different, key=lambda line: len(line.split()))
     assert info.splits["train"].dropped == {"duplicate": len(lines) - len(different)}
+
+
+@pytest.mark.parametrize("kind", ["exact", "near"])
+def test_duplicates_are_found_in_runs_and_ranges_of_any_size(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    lines = [*LINES[:700], *LINES[:300], *["again and again"] * 300, *LINES[100:400]]
+    file = tmp_path / "a.txt"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    config = PrepareConfig(files=(str(file),), valid_fraction=0, deduplicate=kind)
+    prepare(config, tmp_path / "whole", workers=Here())
+    monkeypatch.setattr(duplicates, "RUN_KEYS", 100)
+    monkeypatch.setattr(duplicates, "COMPARED_KEYS", 150)
+    there: dict[str, int] = {}
+
+    def look(done: int, total: int, phase: str, words: int) -> None:
+        found = [*tmp_path.glob(".*/*/keys-*"), *tmp_path.glob(".*/*/found-*")]
+        there[phase] = max(there.get(phase, 0), len(found))
+
+    prepare(config, tmp_path / "cut", look, Here())
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    assert there["comparing"] > 3
+    assert there["counting"] == 0
 
 
 def test_what_is_not_word_for_word_the_same_is_found_too(tmp_path: Path) -> None:
