@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from lvtrain.data import counts
 from lvtrain.data.duplicates import Comparing, find_duplicates, keyed, write_keys
-from lvtrain.data.folder import WorkFolder, check_space, write_whole
+from lvtrain.data.folder import WorkFolder, check_space
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
 from lvtrain.data.layout import Layout
 from lvtrain.data.location import Uri
@@ -167,7 +168,9 @@ class Work:
         if seen.parallel:
             names.append(TARGET_TOKENIZER)
             if config.shared_vocabulary:
-                write_whole(self.result / TARGET_TOKENIZER, (self.result / TOKENIZER).read_bytes())
+                partial = self._parts / TARGET_TOKENIZER  # what is left of it is not in the store
+                shutil.copyfile(self.result / TOKENIZER, partial)
+                partial.replace(self.result / TARGET_TOKENIZER)
             else:
                 size = config.target_vocab_size or config.vocab_size
                 self._make_tokenizer(

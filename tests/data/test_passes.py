@@ -299,6 +299,30 @@ def test_a_shard_that_is_not_whole_is_not_in_the_store(
     assert not list(tmp_path.rglob("train/*"))
 
 
+def test_a_shared_vocabulary_that_is_half_copied_is_not_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(f'{{"t": "a {i}", "x": "b {i}"}}\n' for i in range(9)))
+    config = PrepareConfig(
+        files=(str(file),), column="t", target_column="x", shared_vocabulary=True,
+        valid_fraction=0,
+    )  # fmt: skip
+
+    def end(self: Path, target: Path) -> Path:
+        if target.name == "target_tokenizer.json":
+            raise Killed
+        return self.rename(target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", end)
+        prepare(config, tmp_path / "store", workers=Here())
+    prepare(config, tmp_path / "store", workers=Here())
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {
+        "store.json", "target_tokenizer.json", "tokenizer.json", "train",
+    }  # fmt: skip
+
+
 def test_two_at_the_same_store_are_told_apart(corpus: Path, tmp_path: Path) -> None:
     config = PrepareConfig(files=(str(corpus),))
 
