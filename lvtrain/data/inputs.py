@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lvtrain.data.info import VERSION, StoreInfo
+from lvtrain.data.location import Uri, absolute
 from lvtrain.data.passes import Readable
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.data.sorter import HASH_RANGE, Sorter
@@ -28,7 +30,7 @@ def sources_of(config: PrepareConfig) -> dict[str, Source]:
 def names_of(sources: Mapping[str, Source]) -> tuple[dict[str, Any], ...]:
     """Return what a store records of its files."""
     return tuple(
-        {"split": split, "file": str(one.path), "bytes": one.bytes}
+        {"split": split, "file": _name(one.path), "bytes": one.bytes}
         for split, source in sources.items()
         for one in source.inputs
     )
@@ -37,12 +39,17 @@ def names_of(sources: Mapping[str, Source]) -> tuple[dict[str, Any], ...]:
 def key_of(config: PrepareConfig, sources: Mapping[str, Source], *others: str) -> str:
     """Name what the work depends on: the settings, and the files as they are."""
     files = [
-        [str(one.path), one.bytes, one.modified]
+        [_name(one.path), one.bytes, one.modified]
         for source in sources.values()
         for one in (*source.inputs, *source.label_inputs, *source.target_inputs)
     ]
     record = [VERSION, PART_BYTES, config.settings, files, others]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _name(path: Path | Uri) -> str:
+    """Return the name of a file that is the same whichever folder it is named from."""
+    return str(absolute(path) if isinstance(path, Path) else path)
 
 
 def _source(

@@ -109,6 +109,21 @@ def test_adding_that_was_ended_goes_on(
         add(files[1], tmp_path / "store")
 
 
+def test_a_file_is_known_whichever_folder_it_is_named_from(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "store"
+    prepare(PrepareConfig(files=("first",)), out, workers=Here())
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir("inner")
+    for path in ("../first", files[0]):
+        with pytest.raises(UserError, match="first: in .* already"):
+            add(path, out)
+    add("../second", out)
+    assert [one["file"] for one in Store.open(out).info.sources] == list(files)
+
+
 def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "store"
     with pytest.raises(UserError, match="no such store"):
