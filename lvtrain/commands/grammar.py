@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
         raise UserError("grammar: expected one of --num and --words, found both")
     if num is not None and num < 1:
         raise UserError(f"grammar: --num: expected at least 1, found {num}")
-    if words is not None and not (words >= 1 and words == int(words)):
+    if words is not None and not (words >= 1 and words.is_integer()):
         raise UserError(f"grammar: --words: expected a whole number, 1 or more, found {words:g}")
     if arguments.start < 0:
         raise UserError(f"grammar: --start: expected 0 or more, found {arguments.start}")

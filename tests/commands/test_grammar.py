@@ -40,6 +40,9 @@ def test_mistakes_name_the_flag_and_leave_nothing(
         "grammar: --words: expected a whole number, 1 or more, found 0.5"
     )
     assert refused(capsys, "--start", "-1") == "grammar: --start: expected 0 or more, found -1"
+    assert refused(capsys, "--words", "inf") == (
+        "grammar: --words: expected a whole number, 1 or more, found inf"
+    )
     both = refused(capsys, "--words", "9", "--num", "1")
     assert both == "grammar: expected one of --num and --words, found both"
     assert refused(capsys, "--seed", "-1") == "grammar: --seed: expected 0 or more, found -1"
