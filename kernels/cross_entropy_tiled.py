@@ -35,8 +35,9 @@ the time.
 """
 
 LEAST_ROWS = 64
-"""Rows of a chunk, however much they take: W is read, and dW read and written, once a chunk, which
-with fewer takes longer than the products do. Of 800,000 words, 64 take 200 MB."""
+"""Least rows of a chunk, however much they take; fewer than twice as many are not cut. W is read,
+and dW read and written, once a chunk, which with fewer takes longer than the products do. Of
+800,000 words, 64 take 200 MB."""
 
 TILE_BYTES = {"cpu": 4 * 2**20}
 """Size of a tile of them: small enough for the cache, large enough for the GEMM; else a chunk."""
