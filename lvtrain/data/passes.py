@@ -14,23 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from lvtrain.data.counts import WordCounts
 from lvtrain.data.folder import write_whole
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo
+from lvtrain.data.labels import check_labels, check_number
 from lvtrain.data.layout import Layout
-from lvtrain.data.shards import ShardInfo, write_bucket
+from lvtrain.data.shards import ShardInfo
 from lvtrain.data.sorter import Sorter, SplitRows
 from lvtrain.data.sources import Chunk, Part
 from lvtrain.data.spill import Slice, Spill
 from lvtrain.data.tokenizer import UNK, Tokenizer
 from lvtrain.data.workers import Advance
-from lvtrain.errors import Passing, UserError, nearest
-
-MOST_LABELS: Final = 10_000
+from lvtrain.errors import Passing, UserError
 
 
 class Readable(Protocol):
@@ -288,67 +287,3 @@ def _cached(path: Path, modified: int) -> Tokenizer:
 
 def _tokenizer(path: Path) -> Tokenizer:
     return _cached(path, path.stat().st_mtime_ns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assembly:
-    """The rows of one length of one split, to be written as shards."""
-
-    folder: Path
-    slices: tuple[Slice, ...]
-    layout: Layout
-    store: Path
-    first: int = 0
-    """Number of the first shard."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the rows."""
-        return sum(size for one in self.slices for _, size in one.columns.values())
-
-
-def assembled(task: Assembly) -> Path:
-    """Return where `assemble` says which shards it wrote."""
-    one = task.slices[0]
-    return task.folder / f"assembled-{one.split}-{one.length:04d}.json"
-
-
-def assemble(task: Assembly, advance: Advance) -> None:
-    """Write the shards of the rows of one length."""
-    infos = []
-    done = 0
-    for info in write_bucket(task.folder, task.slices, task.layout, task.store, task.first):
-        infos.append(asdict(info))
-        read = min(info.bytes, task.bytes - done)
-        advance(read, info.rows * info.length)
-        done += read
-    write_whole(assembled(task), json.dumps(infos).encode())
-
-
-def read_assembled(task: Assembly) -> list[ShardInfo]:
-    """Read what `assemble` left."""
-    return [ShardInfo(**info) for info in json.loads(assembled(task).read_text())]
-
-
-def check_labels(chunk: Chunk, labels: Sequence[str], known: Sequence[str] | None = None) -> None:
-    """Raise UserError for a label of a chunk that is empty or unknown."""
-    found = set(labels)
-    if "" in found:
-        number = chunk.line + labels.index("")
-        raise UserError(f"{chunk.file}: line {number}: no label, expected one for every sentence")
-    unknown = found.difference(known) if known is not None else set()
-    if unknown:
-        first = min(unknown)
-        raise UserError(
-            f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{first}' is not in the "
-            f"training data: {', '.join(known or ())}" + nearest(first, known or ())
-        )
-
-
-def check_number(where: str, labels: set[str]) -> None:
-    """Raise UserError for so many labels that they must be something else."""
-    if len(labels) > MOST_LABELS:
-        raise UserError(
-            f"{where}: expected at most {MOST_LABELS:,} different labels, "
-            f"found more, such as '{max(labels)}'"
-        )

@@ -9,29 +9,21 @@ column of the same files or, line by line, from files of their own.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from pyarrow import ArrowException
-
+from lvtrain.data.columns import most_pieces, read_columns, text_column_of
 from lvtrain.data.files import Input, find, label_names
-from lvtrain.data.json_lines import check_unicode, read_fields, text_column
-from lvtrain.data.lines import LINE_LIMIT, read_lines
-from lvtrain.data.location import Uri, open_file, unread
-from lvtrain.data.tables import Format, groups, open_table, table_format
+from lvtrain.data.json_lines import check_unicode
+from lvtrain.data.lines import LINE_LIMIT
+from lvtrain.data.side import Side
 from lvtrain.errors import UserError
 
 CHUNK_ROWS: Final = 8192
 PART_BYTES: Final = 32 << 20
 """Bytes of files that are read on their own, by one of many processes."""
-
-COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-SUFFIXES: Final = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-UNREAD: Final = {"bzip2": rb"BZh\d1AY&", "xz": rb"\xfd7zXZ\0", "zip": rb"PK\x03\x04"}
 
 
 class Sentence(NamedTuple):
@@ -132,11 +124,11 @@ class Source:
                 first, held = i, 0
             held += size
             if held > PART_BYTES:
-                pieces = min(-(-held // PART_BYTES), _most_pieces(path, size))
+                pieces = min(-(-held // PART_BYTES), most_pieces(path, size))
                 bounds = [held * k // pieces for k in range(pieces + 1)]
                 column = self.column
                 if pieces > 1 and column is None:
-                    column = _text_column(path, self.line_limit)
+                    column = text_column_of(path, self.line_limit)
                 parts += [
                     Part(i, i + 1, k, pieces, bounds[k + 1] - bounds[k], column)
                     for k in range(pieces)
@@ -159,12 +151,12 @@ class Source:
         if part is not None:
             inputs, piece = inputs[part.first : part.stop], (part.piece, part.pieces)
             columns[0] = part.column or self.column
-        rows = _read_columns(inputs, columns, self.line_limit, piece)
+        rows = read_columns(inputs, columns, self.line_limit, piece)
         labels = targets = None
         if self.labels:
-            labels = _Side(self, "labels", self.label_inputs, None)
+            labels = self._side("labels", self.label_inputs, None)
         if self.target:
-            targets = _Side(self, "parallel", self.target_inputs, self.target_column)
+            targets = self._side("parallel", self.target_inputs, self.target_column)
         for block in rows:
             count = len(block.columns[0])
             chunk_labels: list[str] | None = None
@@ -188,6 +180,10 @@ class Source:
         for side in (labels, targets):
             if side is not None:
                 side.finish()
+
+    def _side(self, kind: str, inputs: Sequence[Input], column: str | None) -> Side:
+        names = self.name, _join(str(one.path) for one in inputs)
+        return Side(kind, names, read_columns(inputs, [column], self.line_limit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,97 +235,6 @@ def read(
             yield Sentence(text, label, chunk.file, chunk.line + i)
 
 
-class _Block(NamedTuple):
-    """Consecutive rows of one file: a list for each column asked for."""
-
-    path: Path | Uri
-    line: int
-    columns: list[list[str]]
-    read: int
-
-
-def _read_columns(
-    inputs: Sequence[Input],
-    columns: Sequence[str | None],
-    line_limit: int,
-    piece: tuple[int, int] = (0, 1),
-) -> Iterator[_Block]:
-    """Read columns of files; None is the text itself or the only column that holds text."""
-    before = 0
-    for path, size, _ in inputs:
-        line = 1
-        for values, read in _read_file(path, columns, line_limit, piece):
-            yield _Block(path, line, values, before + read)
-            line += len(values[0])
-        if line == 1 and piece == (0, 1):
-            raise UserError(f"{path}: no rows, expected sentences")
-        before += size
-
-
-def _read_file(
-    path: Path | Uri, columns: Sequence[str | None], line_limit: int, piece: tuple[int, int]
-) -> Iterator[tuple[list[list[str]], int]]:
-    kind, codec = _kind(path)
-    if kind == "text" or kind == "json":
-        lines = read_lines(path, codec, line_limit, *piece)
-        if kind == "json":
-            yield from read_fields(path, lines, columns)
-            return
-        named = next((name for name in columns if name is not None), None)
-        if named is not None:
-            raise UserError(f"{path}: unknown column '{named}': plain text has no columns")
-        for _, texts, read in lines:
-            yield [texts], read
-    else:
-        yield from open_table(path, kind, columns, line_limit, *piece)
-
-
-def _kind(path: Path | Uri) -> tuple[Format | Literal["text", "json"], str | None]:
-    """Tell what a file holds, and how it is compressed, by its first bytes and its name."""
-    try:
-        with path.open("rb") if isinstance(path, Path) else open_file(path) as file:
-            head = file.read(8)
-    except (OSError, ArrowException) as error:
-        raise unread(path, error) from None
-    kind = table_format(path, head)
-    if kind is not None:
-        return kind, None
-    codec = next((codec for magic, codec in COMPRESSED.items() if head.startswith(magic)), None)
-    expected = SUFFIXES.get(path.suffix)
-    if expected != codec and expected is not None:
-        raise UserError(
-            f"{path}: not a {expected} file, as its name says: it begins with 0x{head[:4].hex()}"
-        )
-    for other, magic in UNREAD.items():
-        if re.match(magic, head):
-            raise UserError(f"{path}: {other} file, expected plain text, gzip or Zstandard")
-    suffix = (path.with_suffix("") if expected else path).suffix
-    if suffix in (".csv", ".tsv"):
-        raise UserError(
-            f"{path}: {suffix[1:]} files are not read, expected a sentence a line (.txt), "
-            "JSON lines, Parquet or Arrow"
-        )
-    return "json" if suffix in (".jsonl", ".ndjson", ".json") else "text", codec
-
-
-def _most_pieces(path: Path | Uri, size: int) -> int:
-    """Return into how many pieces a file can be cut."""
-    kind, codec = _kind(path)
-    if kind == "text" or kind == "json":
-        return 1 if codec else size
-    return groups(path, kind)
-
-
-def _text_column(path: Path | Uri, line_limit: int) -> str | None:
-    """Return the only column of text of the first of JSON lines; None for another file, whose
-    columns are the same wherever it is read."""
-    kind, codec = _kind(path)
-    if kind != "json":
-        return None
-    _, texts, _ = next(read_lines(path, codec, line_limit))
-    return text_column(texts[0], f"{path}: line 1")
-
-
 def _check_once(inputs: Sequence[Input]) -> None:
     """Raise UserError for a file that was named, or matched, more than once."""
     seen: set[str] = set()
@@ -338,43 +243,6 @@ def _check_once(inputs: Sequence[Input]) -> None:
         if real in seen:
             raise UserError(f"{path}: given twice, expected each input file once")
         seen.add(real)
-
-
-class _Side:
-    """Files read in step with the sentences: as many lines, one for each."""
-
-    def __init__(self, source: Source, kind: str, inputs: Sequence[Input], column: str | None):
-        self._kind = kind
-        self._names = source.name, _join(str(one.path) for one in inputs)
-        self._rows = iter(_flat(_read_columns(inputs, [column], source.line_limit)))
-        self._taken = 0
-
-    def take(self, count: int, main: Iterator[_Block]) -> list[str]:
-        """Return the next lines; if they run out, count what `main` has left and raise."""
-        lines = list(islice(self._rows, count))
-        if len(lines) < count:
-            left = sum(len(block.columns[0]) for block in main)
-            raise self._unequal(self._taken + count + left, self._taken + len(lines))
-        self._taken += count
-        return lines
-
-    def finish(self) -> None:
-        """Raise if there are lines left."""
-        left = sum(1 for _ in self._rows)
-        if left:
-            raise self._unequal(self._taken, self._taken + left)
-
-    def _unequal(self, main: int, side: int) -> UserError:
-        ended = self._names[0] if main < side else self._names[1]
-        return UserError(
-            f"{self._kind} files of unequal length: {self._names[0]} has {main:,} lines, "
-            f"{self._names[1]} has {side:,} ({ended} ended first)"
-        )
-
-
-def _flat(blocks: Iterable[_Block]) -> Iterator[str]:
-    for block in blocks:
-        yield from block.columns[0]
 
 
 def _join(names: Iterable[str]) -> str:

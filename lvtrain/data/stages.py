@@ -13,26 +13,23 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 
 from lvtrain.data import counts
+from lvtrain.data.assembly import Assembly, assemble, assembled, read_assembled
 from lvtrain.data.duplicates import Comparing, find_duplicates, keyed, write_keys
 from lvtrain.data.folder import WorkFolder, check_space
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
+from lvtrain.data.labels import check_number
 from lvtrain.data.layout import Layout
 from lvtrain.data.location import Uri
 from lvtrain.data.passes import (
-    Assembly,
     Coding,
     InPiece,
     Readable,
     Tally,
     Task,
-    assemble,
-    assembled,
-    check_number,
     count_part,
     counted,
     encode_part,
     encoded,
-    read_assembled,
     read_encoded,
 )
 from lvtrain.data.prepare_config import PrepareConfig
