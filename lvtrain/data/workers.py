@@ -131,7 +131,7 @@ def _start() -> subprocess.Popen[bytes]:
     root = str(Path(lvtrain.__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        # -P: a json.py in the folder that the user works in is not to be imported.
+        # -P: what lies in the folder that the user works in is not to be imported.
         [sys.executable, "-P", "-m", "lvtrain.data.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
