@@ -34,6 +34,7 @@ from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
 from lvtrain.model import Model
 from lvtrain.objectives.policy_gradient import PolicyConfig
+from lvtrain.presets import MULTI30K_GAN
 from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
@@ -57,17 +58,17 @@ class ComparisonConfig:
     """Of every column."""
     steps: int = 900
     """Iterations of each."""
-    pretraining: int = 600
+    pretraining: int = 200
     """Iterations before them in which a discriminator that is heeded can be trained."""
     batch_size: int = 32
     """Sentences a batch."""
     precision: Precision = "bf16"
     """Of every training."""
-    rollouts: int = 4
+    rollouts: int = MULTI30K_GAN.policy.rollouts
     """N: completions of each prefix."""
-    temperature: float = 0.6
+    temperature: float = MULTI30K_GAN.policy.temperature
     """τ of the policy."""
-    teacher: float = 0.3
+    teacher: float = MULTI30K_GAN.play.teacher
     """Factor on the supervised loss beside the reward."""
     beam: int = 5
     """Of the translations that are measured."""
@@ -75,14 +76,8 @@ class ComparisonConfig:
     """Steps between validations, from which the checkpoint is chosen."""
     sentences: int = 2_000
     """Of the validation split that are translated for that."""
-    discriminator: DiscriminatorConfig = field(
-        default_factory=lambda: DiscriminatorConfig(
-            accuracy=0.7, features=128, optimizer=OptimizerConfig(lr=5e-4)
-        )
-    )
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0, decay=0.5)
-    )
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: MULTI30K_GAN.discriminator)
+    optimizer: OptimizerConfig = field(default_factory=lambda: MULTI30K_GAN.translator.optimizer)
     """Of the translator."""
     json: bool = False
     """Print the figures as JSON."""
