@@ -175,10 +175,22 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
+    """What the figures were measured with."""
+    first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
+    where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
+    return (
+        f"Beam {config.beam}; p by paired bootstrap; {config.rollouts} roll-outs, τ = "
+        f"{config.temperature}; {config.steps} iterations of {config.batch_size} sentences beside "
+        f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
+        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"
+    )
+
+
 def main() -> None:
     config = tyro.cli(ComparisonConfig, description=__doc__)
     found = [measure(name, config) for name in config.columns]
-    text = table(found)
+    text = table(found) + "\n" + whence(config, found)
     (config.kept / "translation_gan.md").write_text(text)
     print(json.dumps(found, indent=2) if config.json else text)
 
