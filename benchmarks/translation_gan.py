@@ -66,8 +66,10 @@ class ComparisonConfig:
     """Of every training."""
     rollouts: int = MULTI30K_GAN.policy.rollouts
     """N: completions of each prefix."""
-    temperature: float = MULTI30K_GAN.policy.temperature
-    """τ of the policy."""
+    temperatures: tuple[float, ...] = (MULTI30K_GAN.policy.temperature, 1.0, 1.0)
+    """τ of the policy of each column, chosen on the validation set."""
+    fresh: int = 1
+    """Batches an iteration for a discriminator that is heeded, besides the translator's own."""
     teacher: float = MULTI30K_GAN.play.teacher
     """Factor on the supervised loss beside the reward."""
     beam: int = 5
@@ -95,11 +97,12 @@ class ComparisonConfig:
         whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
         alone, beside = PlayConfig(likelihood=self.most), PlayConfig(teacher=self.teacher)
         columns = {LIKELIHOOD: replace(whole, play=alone)}
-        for share in self.shares:
+        for share, temperature in zip(self.shares, self.temperatures, strict=True):
             policy = PolicyConfig(
-                adversarial=share, rollouts=self.rollouts, temperature=self.temperature
+                adversarial=share, rollouts=self.rollouts, temperature=temperature
             )
-            columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside)
+            fresh = self.fresh if share else 0
+            columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside, fresh=fresh)
         return columns
 
     @property
@@ -112,18 +115,20 @@ class ComparisonConfig:
         return self.most if column.policy.adversarial or column.play.likelihood else self.steps
 
 
-def settings(config: ComparisonConfig) -> dict[str, Any]:
-    """All that the figures of a column depend on besides its own configuration."""
+def settings(name: str, config: ComparisonConfig) -> dict[str, Any]:
+    """All that the figures of a column depend on."""
     everything = asdict(config)
-    for where in ("out", "results", "shares", "json"):
+    for where in ("out", "results", "shares", "temperatures", "fresh", "json"):
         del everything[where]
+    everything["column"] = asdict(config.columns[name])
     return json.loads(json.dumps(everything, default=str))
 
 
 def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     """Train a column, or go on with it, and measure it; once."""
     kept = config.kept / f"{name}.json"
-    if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
+    wanted = settings(name, config)
+    if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == wanted:
         return found
     run, column = config.out / name, config.columns[name]
     seconds = trained(
@@ -149,7 +154,7 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         "seconds": round(seconds),
         "threads": torch.get_num_threads(),
         "figures": figures,
-        "settings": settings(config),
+        "settings": wanted,
         **provenance("benchmarks.translation_gan"),
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -179,9 +184,10 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     """What the figures were measured with."""
     first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
     where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
+    temperatures = ", ".join(map(str, config.temperatures))
     return (
         f"Beam {config.beam}; p by paired bootstrap; {config.rollouts} roll-outs, τ = "
-        f"{config.temperature}; {config.steps} iterations of {config.batch_size} sentences beside "
+        f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
         f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
         f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"
     )
