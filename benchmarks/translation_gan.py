@@ -34,6 +34,7 @@ from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
 from lvtrain.model import Model
 from lvtrain.objectives.policy_gradient import PolicyConfig
+from lvtrain.presets import MULTI30K_GAN
 from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
@@ -57,17 +58,19 @@ class ComparisonConfig:
     """Of every column."""
     steps: int = 900
     """Iterations of each."""
-    pretraining: int = 600
+    pretraining: int = 200
     """Iterations before them in which a discriminator that is heeded can be trained."""
     batch_size: int = 32
     """Sentences a batch."""
     precision: Precision = "bf16"
     """Of every training."""
-    rollouts: int = 4
+    rollouts: int = MULTI30K_GAN.policy.rollouts
     """N: completions of each prefix."""
-    temperature: float = 0.6
-    """τ of the policy."""
-    teacher: float = 0.3
+    temperatures: tuple[float, ...] = (MULTI30K_GAN.policy.temperature, 1.0, 1.0)
+    """τ of the policy of each column, chosen on the validation set."""
+    fresh: int = 1
+    """Batches an iteration for a discriminator that is heeded, besides the translator's own."""
+    teacher: float = MULTI30K_GAN.play.teacher
     """Factor on the supervised loss beside the reward."""
     beam: int = 5
     """Of the translations that are measured."""
@@ -75,14 +78,8 @@ class ComparisonConfig:
     """Steps between validations, from which the checkpoint is chosen."""
     sentences: int = 2_000
     """Of the validation split that are translated for that."""
-    discriminator: DiscriminatorConfig = field(
-        default_factory=lambda: DiscriminatorConfig(
-            accuracy=0.7, features=128, optimizer=OptimizerConfig(lr=5e-4)
-        )
-    )
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0, decay=0.5)
-    )
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: MULTI30K_GAN.discriminator)
+    optimizer: OptimizerConfig = field(default_factory=lambda: MULTI30K_GAN.translator.optimizer)
     """Of the translator."""
     json: bool = False
     """Print the figures as JSON."""
@@ -100,11 +97,12 @@ class ComparisonConfig:
         whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
         alone, beside = PlayConfig(likelihood=self.most), PlayConfig(teacher=self.teacher)
         columns = {LIKELIHOOD: replace(whole, play=alone)}
-        for share in self.shares:
+        for share, temperature in zip(self.shares, self.temperatures, strict=True):
             policy = PolicyConfig(
-                adversarial=share, rollouts=self.rollouts, temperature=self.temperature
+                adversarial=share, rollouts=self.rollouts, temperature=temperature
             )
-            columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside)
+            fresh = self.fresh if share else 0
+            columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside, fresh=fresh)
         return columns
 
     @property
@@ -117,18 +115,20 @@ class ComparisonConfig:
         return self.most if column.policy.adversarial or column.play.likelihood else self.steps
 
 
-def settings(config: ComparisonConfig) -> dict[str, Any]:
-    """All that the figures of a column depend on besides its own configuration."""
+def settings(name: str, config: ComparisonConfig) -> dict[str, Any]:
+    """All that the figures of a column depend on."""
     everything = asdict(config)
-    for where in ("out", "results", "shares", "json"):
+    for where in ("out", "results", "shares", "temperatures", "fresh", "json"):
         del everything[where]
+    everything["column"] = asdict(config.columns[name])
     return json.loads(json.dumps(everything, default=str))
 
 
 def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     """Train a column, or go on with it, and measure it; once."""
     kept = config.kept / f"{name}.json"
-    if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == settings(config):
+    wanted = settings(name, config)
+    if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == wanted:
         return found
     run, column = config.out / name, config.columns[name]
     seconds = trained(
@@ -154,7 +154,7 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         "seconds": round(seconds),
         "threads": torch.get_num_threads(),
         "figures": figures,
-        "settings": settings(config),
+        "settings": wanted,
         **provenance("benchmarks.translation_gan"),
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +180,23 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
+    """What the figures were measured with."""
+    first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
+    where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
+    temperatures = ", ".join(map(str, config.temperatures))
+    return (
+        f"Beam {config.beam}; p by paired bootstrap; {config.rollouts} roll-outs, τ = "
+        f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
+        f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
+        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"
+    )
+
+
 def main() -> None:
     config = tyro.cli(ComparisonConfig, description=__doc__)
     found = [measure(name, config) for name in config.columns]
-    text = table(found)
+    text = table(found) + "\n" + whence(config, found)
     (config.kept / "translation_gan.md").write_text(text)
     print(json.dumps(found, indent=2) if config.json else text)
 

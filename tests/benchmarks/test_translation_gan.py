@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lvtrain
 from benchmarks.rollouts import RolloutsConfig, measure, one_prefix, translator
-from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, table
+from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, table, whence
 from benchmarks.translation_gan import measure as column
 from lvtrain.data.tokenizer import PAD
 from lvtrain.objectives.rollouts import sample
@@ -35,9 +35,9 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     lvtrain.train("seq2seq", store, start, preset="tiny", model=SMALL.translator, steps=2,
                   batch_size=8, threads=1, validate_every=0, tensorboard=False)  # fmt: skip
     config = ComparisonConfig(
-        start=start, out=tmp_path / "runs", shares=(0.0, 0.5), steps=2, pretraining=1, batch_size=8,
-        rollouts=1,
-        validate_every=2, beam=1, discriminator=SMALL.discriminator, sentences=20,
+        start=start, out=tmp_path / "runs", shares=(0.0, 0.5), temperatures=(0.6, 1.0), steps=2,
+        pretraining=1, batch_size=8, rollouts=1, validate_every=2, beam=1,
+        discriminator=SMALL.discriminator, sentences=20,
     )  # fmt: skip
     assert list(config.columns) == [LIKELIHOOD, "lambda-0", "lambda-0.5"]
     assert [config.iterations(c) for c in config.columns.values()] == [3, 2, 3]
@@ -47,4 +47,4 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     kept.write_text(json.dumps(found[2] | {"column": "kept"}))
     assert column("lambda-0.5", config)["column"] == "kept"
     assert column("lambda-0.5", replace(config, beam=2))["column"] == "lambda-0.5"
-    assert table(found).count("\n") == 5
+    assert table(found).count("\n") == 5 and "1 roll-outs" in whence(config, found)

@@ -59,6 +59,8 @@ def test_a_worker_that_died_is_named_with_what_is_known_of_it(groups: Groups) ->
 
 def test_workers_are_given_back_when_a_game_is_over(config: RunConfig) -> None:
     with hired(config, SMALL, adversary=True) as groups:
+        # Each has said that it is there before one is frozen.
+        groups.get((member.actor.phase.remote() for member in groups.members), 60.0)
         pids = groups.get((member.actor.pid.remote() for member in groups.members), 60.0)
         frozen = psutil.Process(pids[0])
         frozen.suspend()
