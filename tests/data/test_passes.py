@@ -340,15 +340,18 @@ from lvtrain.data import sources, spill
 from lvtrain.data.prepare import PrepareConfig, prepare
 sources.PART_BYTES = 40_000
 prepare(PrepareConfig(files=(sys.argv[1],), processes=2), sys.argv[2],
-        lambda *_: print("!", flush=True))
+        lambda *_: (print("!", flush=True), sys.stdin.readline()))
 """
 
 
 def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARE, str(corpus), str(tmp_path / "store")]
     for said in (1, 20):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None and process.stdout is not None
+        # It goes on when it is answered: however quick it is, it is killed in the middle.
+        process.stdin.write(b"\n" * (said - 1))
+        process.stdin.flush()
         for _ in range(said):
             assert process.stdout.readline() == b"!\n"
         workers = subprocess.run(
@@ -356,13 +359,14 @@ def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_p
         ).stdout.split()
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdin.close()
         process.stdout.close()
         assert not (tmp_path / "store").exists()
         deadline = time.monotonic() + 20
         while any(Path(f"/proc/{int(pid)}").exists() for pid in workers):
             assert time.monotonic() < deadline, "a worker outlived its master"
             time.sleep(0.05)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     prepare(PrepareConfig(files=(str(corpus),)), tmp_path / "other")
     assert digests(tmp_path / "store") == digests(tmp_path / "other")
 
