@@ -87,14 +87,18 @@ class Seq2SeqGAN(nn.Module):
         d, c = config.discriminator, config.critic
         sizes = vocab_size, target_vocab_size
         embedding = d.embedding or config.translator.embedding
+        # Where its opinion counts for nothing it is not waited for.
+        heeded = not config.policy.adversarial
         self.adversary: nn.Module
-        ready = not config.policy.adversarial  # nothing is asked of it, nor waited for
         if config.adversary == "brcsgan":
-            judge = ConvolutionalDiscriminator(*sizes, embedding, d.windows, d.features, d.layers)
-            self.adversary = Referee(judge, heeded=ready)
+            self.adversary = Referee(
+                ConvolutionalDiscriminator(*sizes, embedding, d.windows, d.features, d.layers),
+                heeded,
+            )
         elif config.adversary == "wu":
-            grid = GridDiscriminator(*sizes, embedding, d.length, d.features, d.layers)
-            self.adversary = Referee(grid, heeded=ready)
+            self.adversary = Referee(
+                GridDiscriminator(*sizes, embedding, d.length, d.features, d.layers), heeded
+            )
         else:
             width = config.translator.embedding
             self.adversary = RecurrentCritic(vocab_size, c.embedding, width, c.hidden)
