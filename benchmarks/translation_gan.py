@@ -38,6 +38,7 @@ from lvtrain.presets import MULTI30K_GAN
 from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
+from lvtrain.training.log import read_metrics
 
 LIKELIHOOD = "likelihood"
 
@@ -180,6 +181,22 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def curve(config: ComparisonConfig) -> str:
+    """BLEU of greedy translations of the validation set at each validation, as a table."""
+    courses = {
+        name: {line["step"]: line["bleu"] for line in read_metrics(config.out / name)
+               if line["kind"] == "validation"}
+        for name in config.columns
+    }  # fmt: skip
+    steps = sorted(set().union(*courses.values()))
+    lines = ["| validation, greedy | " + " | ".join(map(str, steps)) + " |"]
+    lines.append("|---" * (1 + len(steps)) + "|")
+    for name, course in courses.items():
+        cells = [f"{course[step]:.2f}" if step in course else "" for step in steps]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     """What the figures were measured with."""
     first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
@@ -196,7 +213,7 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
 def main() -> None:
     config = tyro.cli(ComparisonConfig, description=__doc__)
     found = [measure(name, config) for name in config.columns]
-    text = table(found) + "\n" + whence(config, found)
+    text = "\n".join([table(found), curve(config), whence(config, found)])
     (config.kept / "translation_gan.md").write_text(text)
     print(json.dumps(found, indent=2) if config.json else text)
 

@@ -59,7 +59,9 @@ class PolicyConfig:
         return range(start, max(start, stop))
 
     def reward(self, opinion: Tensor, bleu: Tensor) -> Tensor:
-        """R from D(x, y) and BLEU(y, y*)."""
+        """R from D(x, y) and BLEU(y, y*); where λ is 0, no D is needed."""
+        if not self.adversarial:
+            return bleu
         return self.adversarial * (opinion - self.offset) + (1 - self.adversarial) * bleu
 
 

@@ -127,7 +127,10 @@ class PolicyPlayer:
         early = self.sampling is not None and torch.is_grad_enabled()
         self._loss = self._supervised() if early else None
         self._sampled = found()
-        return seen(batch, self._sampled) | {"completions": self._sampled.completions.int()}
+        # An opinion that the reward takes nothing of need not be had of every roll-out.
+        judged = None if self.policy.adversarial else 0
+        completions = self._sampled.completions[:, :judged].int()
+        return seen(batch, self._sampled) | {"completions": completions}
 
     def show(self, batches: Sequence[Batch], key: Key) -> list[Tensors]:
         found = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lvtrain
 from benchmarks.rollouts import RolloutsConfig, measure, one_prefix, translator
-from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, table, whence
+from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, curve, table, whence
 from benchmarks.translation_gan import measure as column
 from lvtrain.data.tokenizer import PAD
 from lvtrain.objectives.rollouts import sample
@@ -47,4 +47,5 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     kept.write_text(json.dumps(found[2] | {"column": "kept"}))
     assert column("lambda-0.5", config)["column"] == "kept"
     assert column("lambda-0.5", replace(config, beam=2))["column"] == "lambda-0.5"
+    assert curve(config).splitlines()[0] == "| validation, greedy | 2 | 3 |"
     assert table(found).count("\n") == 5 and "1 roll-outs" in whence(config, found)

@@ -137,7 +137,9 @@ def test_an_adversary_that_is_not_asked_is_not_waited_for(store: Path) -> None:
     discriminator = replace(SMALL.discriminator, accuracy=1.0)
     policy = replace(SMALL.policy, adversarial=0.0)
     _, game, batches = made(store, discriminator=discriminator, policy=policy)
-    assert "advantage" in game.iterate(batches, Key(seed=0, step=0))[0]
+    assert "advantage" in game.iterate(batches, key := Key(seed=0, step=0))[0]
+    # Nor is it shown what it would judge for nothing.
+    assert not game.model.propose(batches.at(0), key)["completions"].numel()
 
 
 @pytest.mark.parametrize("adversary", ADVERSARIES)
