@@ -84,7 +84,8 @@ def resumed_folder(
             _check_absent(out, known_by, overwrite)
         with _kept(folder, out, key) as work:
             yield work
-            _check_absent(out, known_by, overwrite)
+            with too_late():
+                _check_absent(out, known_by, overwrite)
             # Its result moved away, the work is not to be gone on with.
             (folder / KEY).unlink()
             _exchange(work.result, target, out)
@@ -269,6 +270,17 @@ def disk_space(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise Passing(f"no space left on device while writing {place}") from None
+
+
+@contextlib.contextmanager
+def too_late() -> Iterator[None]:
+    """Turn a mistake that was made while the work was done into `Passing`: the work is kept."""
+    try:
+        yield
+    except Passing:
+        raise
+    except UserError as error:
+        raise Passing(str(error)) from None
 
 
 def _check_absent(out: Path, known_by: str, overwrite: bool | None) -> None:

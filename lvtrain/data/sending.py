@@ -18,7 +18,7 @@ from typing import Final
 from pyarrow import ArrowException
 
 from lvtrain.data.cache import own_folder
-from lvtrain.data.folder import WorkFolder, work_folder, write_whole
+from lvtrain.data.folder import WorkFolder, too_late, work_folder, write_whole
 from lvtrain.data.info import INDEX, StoreInfo
 from lvtrain.data.location import Uri, listed, opened, put, read_bytes, said
 from lvtrain.data.workers import Advance
@@ -89,7 +89,8 @@ def send_store(
 ) -> None:
     """Send a store whose index is there; `run` carries `send` out. Raises UserError."""
     store, notes = place.result, place.parts
-    _check_absent(to, overwrite)  # hours may have gone since it was
+    with too_late():
+        _check_absent(to, overwrite)  # hours may have gone since it was
     _claim(to, place.key, notes)
     shards = [shard.file for split in info.splits.values() for shard in split.shards]
     names = [*info.tokenizers, *shards]

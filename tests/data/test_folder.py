@@ -264,6 +264,20 @@ def test_what_an_interrupted_exchange_moved_away_comes_back_under_the_lock(tmp_p
     assert names(tmp_path) == ["out"]
 
 
+def test_work_is_kept_where_another_folder_came_meanwhile(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Passing, match="exists already"):  # noqa: SIM117
+        with resumed_folder(out, known_by="index", key="key", overwrite=False) as work:
+            work.parts.mkdir()
+            write(work.result, "new")
+            write(out, "another's")
+    assert (out / "index").read_text() == "another's"
+    with resumed_folder(out, known_by="index", key="key", overwrite=True) as work:
+        assert (work.result / "index").read_text() == "new"
+    assert (out / "index").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
 def resumed(out: Path, overwrite: bool = False) -> None:
     with resumed_folder(out, known_by="index", key="key", overwrite=overwrite) as work:
         work.result.mkdir()

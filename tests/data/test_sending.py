@@ -138,7 +138,7 @@ def test_a_store_that_came_there_meanwhile_is_not_replaced(
                 prepare(other, str(uri), workers=Here())
             Here().run(function, tasks, advance)
 
-    with pytest.raises(UserError, match="exists already; choose another folder or allow"):
+    with pytest.raises(Passing, match="exists already; choose another folder or allow"):
         prepare(config, str(uri), workers=Meanwhile())
     Store.open(str(uri), verify="full")
     assert Store.open(str(uri)).info.settings["seed"] == 1
