@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -53,6 +53,8 @@ class ComparisonConfig:
     """Folder of the runs."""
     results: Path | None = None
     """Folder of the figures; `--out` by default."""
+    adversary: Literal["brcsgan", "wu"] = "brcsgan"
+    """Whose discriminator it is."""
     shares: tuple[float, ...] = (0.0, 0.7, 1.0)
     """λ of the columns."""
     seed: int = 0
@@ -93,14 +95,17 @@ class ComparisonConfig:
     @property
     def columns(self) -> dict[str, Seq2SeqGANConfig]:
         """The configurations to compare, by name; the baseline is the first."""
-        whole = Seq2SeqGANConfig(discriminator=self.discriminator)
+        whole = Seq2SeqGANConfig(adversary=self.adversary, discriminator=self.discriminator)
         whole = starting_from(whole, self.start)
         whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
         alone, beside = PlayConfig(likelihood=self.most), PlayConfig(teacher=self.teacher)
         columns = {LIKELIHOOD: replace(whole, play=alone)}
         for share, temperature in zip(self.shares, self.temperatures, strict=True):
             policy = PolicyConfig(
-                adversarial=share, rollouts=self.rollouts, temperature=temperature
+                adversarial=share,
+                rollouts=self.rollouts,
+                temperature=temperature,
+                credit="prefix",
             )
             fresh = self.fresh if share else 0
             columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside, fresh=fresh)

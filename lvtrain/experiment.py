@@ -31,7 +31,7 @@ from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
 from lvtrain.training.game import Game
-from lvtrain.training.log import RunLog
+from lvtrain.training.log import RunLog, read_metrics
 from lvtrain.training.memory import keep_freed_memory
 from lvtrain.training.replay import on_device
 from lvtrain.training.trainer import Outcome, restore, train
@@ -127,8 +127,10 @@ def _check_parallel(store: Store, model: Any) -> None:
         )
     kinds = {store.info.tokenizers[name] for name in (TOKENIZER, TARGET_TOKENIZER)}
     if model.one_vocabulary and len(kinds) > 1:
+        start = getattr(model, "start", None)
+        whose = f", as --from {start} has" if start else ""
         raise UserError(
-            f"--tied all: {store.path}: expected one vocabulary for both sides, found two: "
+            f"--tied all{whose}: {store.path}: expected one vocabulary for both sides, found two: "
             "lvtrain prepare --shared-vocabulary makes one"
         )
 
@@ -215,6 +217,8 @@ def logged(
         elif found:
             log.message(f"resuming {out} at step {found.step}")
         yield log
+        for remark in _remarks(config, out):
+            log.message(f"warning: {remark}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -235,8 +239,17 @@ def _game(system: System, settings: TrainConfig) -> Game:
     return accumulating(system.game(engine), settings.accumulate)
 
 
+def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
+    """What is odd about a run that has come to its end."""
+    trained = [line for line in read_metrics(out) if line["kind"] == "train"]
+    if trained and hasattr(config.model, "remarks"):
+        yield from config.model.remarks(trained[-1])
+
+
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:
-    """What is odd about a store for a run, and no mistake."""
+    """What is odd about a store for a run, or its configuration, and no mistake."""
+    if hasattr(config.model, "warnings"):
+        yield from config.model.warnings()
     settings, rows = config.train, store.split("train").rows
     if settings.validate_every and "valid" not in store.splits:
         yield (

@@ -54,7 +54,7 @@ from lvtrain.generation.weights import check_shapes, read_tensors, replacing, wr
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
-from lvtrain.systems.seq2seq import translator_of
+from lvtrain.systems.seq2seq import SHAPES, translator_of
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 from lvtrain.training import checkpoint
 
@@ -169,15 +169,20 @@ class Model:
         return cls(config, system, tokenizer, int(tensors["step"]), folder, prior, data, target)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write the model alone (safetensors, JSON, tokeniser), to be used without its run."""
-        folder = Path(folder)
+        """Write the model alone (safetensors, JSON, tokeniser), to be used without its run. Of a
+        translator and its adversary, that is the translator: a `seq2seq`."""
+        folder, config, parts = Path(folder), self.config, self.system.parts
+        translator = translator_of(self.system)
+        if translator is not None:
+            config = replace(config, system="seq2seq", model=translator.config)
+            parts = translator.parts
         tensors = {
             f"{part}.{name}": tensor
-            for part, module in self.system.parts.items()
+            for part, module in parts.items()
             for name, tensor in module.state_dict().items()
         }
         tensors["step"] = torch.tensor(self.step)
-        if translator_of(self.system) is None and not hasattr(self.system, "sample_codes"):
+        if translator is None and not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +198,7 @@ class Model:
                     else:
                         tokenizer.save(partial)
             with replacing(folder / CONFIG) as partial:
-                partial.write_text(json.dumps(to_json(self.config), indent=2), encoding="utf-8")
+                partial.write_text(json.dumps(to_json(config), indent=2), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
 
@@ -399,6 +404,8 @@ def begin(system: System, config: RunConfig) -> None:
             raise UserError(
                 f"--from {start}: expected the vocabularies of {config.store}, found others"
             )
-    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
-    check_shapes(Path(start), theirs.state_dict(), shapes)
+    for name in SHAPES:
+        expected, given = getattr(theirs.config, name), getattr(ours.config, name)
+        if given != expected:
+            raise UserError(f"--{name}: expected {expected}, as --from {start} has, found {given}")
     system.start_from(theirs)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from lvtrain.commands.parse import parse
 from lvtrain.commands.table import show
+
+if TYPE_CHECKING:
+    from lvtrain.systems import System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ def _text(value: Any) -> str:
 
 def _run(folder: Path) -> dict[str, Any]:
     from lvtrain.errors import UserError
+    from lvtrain.generation.recorded import build_read
     from lvtrain.model import read_config
     from lvtrain.training import checkpoint
     from lvtrain.training.parts import digest
@@ -80,10 +84,11 @@ def _run(folder: Path) -> dict[str, Any]:
         "step": found.step,
         "steps": config.train.steps,
         "digest": digest(tensors),
-        "parameters": sum(t.numel() for t in tensors.values()),
+        "parameters": _parameters(build_read(folder, config)),
         "best": found.meta.get("best"),
         "checkpoints": checkpoint.steps(folder / "checkpoints"),
         "store": str(config.store),
+        **({"from": str(config.model.start)} if getattr(config.model, "start", None) else {}),
         "warnings": list(found.warnings),
     }
 
@@ -92,17 +97,19 @@ def _model(folder: Path) -> dict[str, Any]:
     from lvtrain.model import Model
 
     model = Model.from_pretrained(folder)
-    parameters = sum(
-        tensor.numel() for part in model.system.parts.values() for tensor in part.parameters()
-    )
     return {
         "kind": "model",
         "system": model.config.system,
         "preset": model.config.preset,
         "step": model.step,
-        "parameters": parameters,
+        "parameters": _parameters(model.system),
         "store": str(model.config.store),
     }
+
+
+def _parameters(system: System) -> int:
+    """Numbers that are learnt, those that are tied once."""
+    return sum(one.numel() for part in system.parts.values() for one in part.parameters())
 
 
 def _store(folder: Path, verify: bool, as_json: bool) -> int:

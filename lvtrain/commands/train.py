@@ -61,7 +61,8 @@ def arguments(
     further fields have `defaults`; None where the help was asked for, which is printed."""
     words = f"{program} {command}".strip()
     if not argv or argv[0] in ("-h", "--help"):
-        systems = "\n".join(f"  {name:6}{e.summary}" for name, e in SYSTEMS.items())
+        width = max(map(len, SYSTEMS))
+        systems = "\n".join(f"  {name:{width}}  {e.summary}" for name, e in SYSTEMS.items())
         print(
             f"usage: {words} SYSTEM --data STORE --out RUN [OPTIONS]\n\n"
             f"systems:\n{systems}\n\n"
@@ -82,7 +83,9 @@ def arguments(
     from lvtrain.presets import PRESETS, preset
 
     model, train = preset(system, name)
-    if (start := _given(rest, "from")) and hasattr(model, "start"):
+    if start := _given(rest, "from"):
+        if not hasattr(model, "start"):
+            raise UserError(f"--from: {system} begins anew; seq2seq-gan starts from a translator")
         from lvtrain.experiment import starting_from
 
         model = starting_from(model, Path(start))

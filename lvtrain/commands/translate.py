@@ -56,6 +56,10 @@ def run(argv: list[str]) -> int:
     which = "best" if arguments.step is None else arguments.step
     model = Model.load(arguments.run, which, average=arguments.average)
     translator = model.translator
+    for given in arguments.sentences:
+        if Path(given).is_file():
+            print(f"{given}: translated as a sentence; a file is read from standard input, "
+                  f"lvtrain translate {arguments.run} < {given}", file=sys.stderr)  # fmt: skip
     lines = iter(arguments.sentences) if arguments.sentences else stdin_lines()
     first = 1
     while chunk := list(islice(lines, _CHUNK)):

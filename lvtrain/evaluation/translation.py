@@ -58,10 +58,12 @@ def compare(
     figures: Figures = {}
     for name in _metrics():
         before, now = cast(list[Result], found[_NAMES[name]])
+        gain = now.score - before.score
         figures |= {
             f"baseline_{name}": before.score,
-            f"{name}_gain": now.score - before.score,
-            f"{name}_p": now.p_value,
+            f"{name}_gain": gain,
+            # The bootstrap counts differences larger than this one, of which there may be none.
+            f"{name}_p": now.p_value if gain else 1.0,
         }
     return figures
 

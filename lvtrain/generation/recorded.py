@@ -18,7 +18,7 @@ from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import uri_of
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError
+from lvtrain.errors import UserError, nearest
 from lvtrain.generation.limits import check_number
 from lvtrain.randomness import Key
 from lvtrain.systems import System, entry
@@ -41,6 +41,8 @@ def build(config: RunConfig) -> System:
 def read_config(folder: Path) -> RunConfig:
     """The configuration of a run; raises UserError where the folder holds none that fits."""
     path = folder / CONFIG
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run{nearest(folder.name, _names(folder.parent))}")
     if not path.is_file():
         raise UserError(f"{folder}: not a run: there is no {CONFIG}")
     try:
@@ -64,6 +66,11 @@ def read_config(folder: Path) -> RunConfig:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder, if it is one."""
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def read_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:

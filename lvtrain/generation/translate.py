@@ -51,6 +51,16 @@ class TranslateConfig:
     seed: Natural = 0
     """Of --sample."""
 
+    def conflict(self) -> str | None:
+        """What is wrong with the fields together."""
+        for name, value, none in (
+            ("temperature", self.temperature, 1.0),
+            ("top-k", self.top_k, 0),
+        ):
+            if value != none and not self.sample:
+                return f"--{name} {value}: expected with --sample, which it is of"
+        return None
+
 
 class Translation(NamedTuple):
     """A translation of a line."""

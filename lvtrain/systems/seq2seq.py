@@ -96,6 +96,10 @@ class Seq2SeqConfig:
         return self.tied == "all"
 
 
+SHAPES = ("architecture", "embedding", "hidden", "layers", "heads", "tied")
+"""The fields on which the shapes of the parameters depend, or what they mean."""
+
+
 class Seq2Seq(nn.Module):
     """A translator.
 

@@ -3,9 +3,10 @@ a Wasserstein critic whose gradient it follows (lvtrain.systems.seq2seq_wgan).""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -39,7 +40,7 @@ class Seq2SeqGANConfig:
     )
     """The text side."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """The run of `seq2seq` whose best translator is the one to start from."""
+    """The run whose best translator is the one to start from, with its sizes and vocabularies."""
     adversary: Literal["brcsgan", "wu", "wgan"] = "brcsgan"
     """A discriminator and rewards, by convolutions over both sentences or over the grid of their
     words; or a recurrent Wasserstein critic and gradients."""
@@ -67,6 +68,23 @@ class Seq2SeqGANConfig:
     def one_vocabulary(self) -> bool:
         """Whether both sides must have the same words."""
         return self.translator.one_vocabulary
+
+    def warnings(self) -> Iterator[str]:
+        """What is odd about it, and no mistake."""
+        if self.start is None and not self.play.likelihood:
+            yield (
+                "the translator begins untrained: --from RUN starts from a trained one, "
+                "--likelihood N trains it first"
+            )
+
+    def remarks(self, last: Mapping[str, Any]) -> Iterator[str]:
+        """What is odd about a run that ended with these figures."""
+        if last.get("heeded") == 0 and self.play.meanwhile == "frozen":
+            yield (
+                f"the discriminator is right about {last['judged']:.0%} of pairs that are new to "
+                f"it, and is heeded from {self.discriminator.accuracy:.0%} on "
+                "(--discriminator.accuracy): the translator has not learnt from it yet"
+            )
 
     @property
     def smallest_batch(self) -> int:

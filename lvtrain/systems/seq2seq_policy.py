@@ -264,7 +264,12 @@ class DiscriminatorPlayer:
             clip_weights(referee.discriminator, self.config.clip)
         mean = referee.accuracy.running_mean
         assert mean is not None
-        return {"discriminator": loss.detach(), "accuracy": right.mean(), "judged": mean[0].clone()}
+        return {
+            "discriminator": loss.detach(),
+            "accuracy": right.mean(),
+            "judged": mean[0].clone(),
+            "heeded": referee.heeded.to(logits.dtype),
+        }
 
     @torch.no_grad()
     def answer(self, proposal: Tensors) -> Tensors:

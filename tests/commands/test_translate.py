@@ -98,6 +98,9 @@ def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> N
         "translate", run, "a", "--beam", "2", "--nbest", "3"
     )
     assert "--beam" in refused("translate", run, "a", "--beam", "0")
+    assert "--temperature 0.5: expected with --sample" in refused(
+        "translate", run, "a", "--temperature", "0.5"
+    )
     assert "not a run" in refused("translate", run.parent, "a")
     assert "'lm' does not translate" in refused("translate", runs["lm"], "a")
     assert "lvtrain translate" in refused("generate", run)

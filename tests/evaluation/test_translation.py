@@ -23,6 +23,8 @@ def test_a_difference_is_significant_where_there_is_one() -> None:
     assert gain["bleu_gain"] > 5 and gain["bleu_p"] < 0.01 and gain["chrf_p"] < 0.01
     one = [*REFERENCES[:-1], REFERENCES[-1].replace("mat", "rug")]
     assert compare(one, REFERENCES, REFERENCES)["bleu_p"] > 0.05
+    same = compare(worse, worse, REFERENCES)
+    assert same["bleu_gain"] == same["chrf_gain"] == 0 and same["bleu_p"] == same["chrf_p"] == 1
 
 
 def test_precision_and_coverage_count_valid_translations() -> None:

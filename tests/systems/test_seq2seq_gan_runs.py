@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,44 @@ def test_the_flags_take_the_translator_as_it_is(
     assert Model.load(tmp_path / "run").config.model.translator.hidden == 16
     capsys.readouterr()
     for given, said in (
-        (["--from", tmp_path / "nothing"], "nothing: not a run: there is no config.json"),
-        (["--from", translator, "--hidden", "18"], "expected"),
-    ):
+        (["--from", tmp_path / "nothing"], "nothing: no such run"),
+        (["--from", translator.parent / "translato"], "did you mean 'translator'?"),
+        (["--from", translator, "--hidden", "18"],
+         f"--hidden: expected 16, as --from {translator} has, found 18"),
+        (["--from", translator, "--architecture", "transformer"],
+         f"--architecture: expected rnnsearch, as --from {translator} has, found transformer"),
+    ):  # fmt: skip
         assert run([str(a) for a in (*argv[:5], tmp_path / "other", *argv[6:], *given)]) == 2
         assert said in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
+
+
+def test_what_a_user_may_not_expect_of_a_run_is_said(
+    store: Path, translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = replace(SMALL, discriminator=replace(SMALL.discriminator, accuracy=1.0))
+    untrained, frozen = "begins untrained: --from", "has not learnt from it yet"
+    for model, expected in (
+        (waiting, {untrained, frozen}),
+        (starting_from(waiting, translator), {frozen}),
+        (starting_from(PHASES, translator), set()),
+    ):
+        trained(store, tmp_path / "run", model, steps=12)
+        said = capsys.readouterr().err
+        assert {one for one in (untrained, frozen) if one in said} == expected
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_what_is_exported_is_the_translator_alone(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    out = trained(store, tmp_path / "run", starting_from(PHASES, translator), steps=8)
+    model = Model.load(out)
+    model.save_pretrained(tmp_path / "model")
+    exported = Model.load(tmp_path / "model")
+    assert exported.config.system == "seq2seq" and set(exported.system.parts) == {"model"}
+    sources = ["the boy runs", "two girls sing"]
+    assert exported.translate(sources) == model.translate(sources)
 
 
 def test_a_run_of_another_system_is_no_translator(store: Path, tmp_path: Path) -> None:
