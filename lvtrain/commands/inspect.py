@@ -59,6 +59,8 @@ def _text(value: Any) -> str:
 
 
 def _run(folder: Path) -> dict[str, Any]:
+    import torch
+
     from lvtrain.errors import UserError
     from lvtrain.generation.recorded import build_read
     from lvtrain.model import read_config
@@ -77,6 +79,8 @@ def _run(folder: Path) -> dict[str, Any]:
         for name, tensor in found.tensors(part).items()
         if name.startswith("module.")
     }
+    with torch.device("meta"):  # to be counted, not to be had
+        system = build_read(folder, config)
     return {
         "kind": "run",
         "system": config.system,
@@ -84,7 +88,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "step": found.step,
         "steps": config.train.steps,
         "digest": digest(tensors),
-        "parameters": _parameters(build_read(folder, config)),
+        "parameters": _parameters(system),
         "best": found.meta.get("best"),
         "checkpoints": checkpoint.steps(folder / "checkpoints"),
         "store": str(config.store),
