@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.data import ORDERS
 from benchmarks.provenance import provenance
 from lvtrain.data.batches import Batches
 from lvtrain.data.grammar import Grammar
@@ -124,11 +125,11 @@ def peers(work: Path, words: int, options: argparse.Namespace) -> Figures:
 def read(work: Path, words: int, options: argparse.Namespace) -> Figures:
     """Read batches, in processes of their own for their memory to mean something."""
     figures: Figures = {}
-    for by_length in (False, True):
+    for order in ORDERS:
         command = [sys.executable, "-m", "benchmarks.data", "--store", str(work / "store")]
-        command += ["--seconds", str(options.seconds), *(["--by-length"] * by_length)]
+        command += ["--seconds", str(options.seconds), "--order", order]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        figures["by_length" if by_length else "mixed"] = json.loads(done.stdout)
+        figures[order] = json.loads(done.stdout)
     for step in (0, 10**6):
         times = [first_batch(work / "store", step) for _ in range(5)]
         figures[f"open_and_batch_{step}_seconds"] = times[0]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -23,10 +23,20 @@ from lvtrain.data.layout import Layout, smallest_dtype
 from lvtrain.data.shards import ShardWriter
 from lvtrain.data.tokenizer import SPECIALS, Tokenizer
 
+if TYPE_CHECKING:
+    from lvtrain.data.batches import Batches
+    from lvtrain.data.store import Split
+
 VOCABULARY = 30_000
 MEAN_WORDS = 11
 SHORTEST, LONGEST = 3, 19
 BLOCK = 1 << 16
+ORDERS: Final[dict[str, dict[str, Any]]] = {
+    "mixed": {},
+    "by_length": {"by_length": True},
+    "locality": {"by_length": True, "locality": True},
+}
+"""How batches may be made: settings of `Batches`."""
 
 
 def build(folder: Path, sentences: int) -> None:
@@ -70,7 +80,7 @@ def build(folder: Path, sentences: int) -> None:
     (folder / INDEX).write_text(info.to_json(), encoding="utf-8")
 
 
-def measure(folder: Path, seconds: float, batch_size: int, by_length: bool) -> dict[str, Any]:
+def measure(folder: Path, seconds: float, batch_size: int, order: str) -> dict[str, Any]:
     """Read batches for a while; run in a process of its own for its memory to mean something."""
     import torch
 
@@ -81,7 +91,7 @@ def measure(folder: Path, seconds: float, batch_size: int, by_length: bool) -> d
     before = memory()
     start = time.perf_counter()
     split = Store.open(folder, verify="size").split("train")
-    batches = Batches(split, batch_size=batch_size, seed=1, by_length=by_length)
+    batches = Batches(split, batch_size=batch_size, seed=1, **ORDERS[order])
     batches.at(0)
     first = time.perf_counter() - start
     start, cpu = time.perf_counter(), time.process_time()
@@ -99,7 +109,8 @@ def measure(folder: Path, seconds: float, batch_size: int, by_length: bool) -> d
         "sentences": split.rows,
         "store_bytes": sum(shard.bytes for shard in split.info.shards),
         "batch_size": batch_size,
-        "by_length": by_length,
+        "order": order,
+        "of_8_ranks": of_ranks(split, batches, 8),
         "tokens_per_second": round(words / busy),
         "tokens_per_second_elapsed": round(words / elapsed),
         "batches": index,
@@ -109,6 +120,17 @@ def measure(folder: Path, seconds: float, batch_size: int, by_length: bool) -> d
         "memory_growth_peak_bytes": {name: peak[name] - before[name] for name in peak},
         "memory_total_bytes": now,
     }
+
+
+def of_ranks(split: Split, batches: Batches, world: int) -> float:
+    """Return the share of the store's bytes that a rank of so many reads in 20,000 batches: the
+    shards that it opens, on average."""
+    shards = split.info.shards
+    size = np.array([shard.bytes for shard in shards])
+    stops = np.cumsum([shard.rows for shard in shards])
+    shard = np.searchsorted(stops, batches.global_rows(0, 20_000), side="right")
+    opened = [size[np.unique(shard[:, rank::world])].sum() for rank in range(world)]
+    return round(float(np.mean(opened) / size.sum()), 3)
 
 
 def memory() -> dict[str, int]:
@@ -126,12 +148,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--by-length", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--order", choices=ORDERS, default="mixed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.store:
-        figures = measure(
-            arguments.store, arguments.seconds, arguments.batch_size, arguments.by_length
-        )
+        figures = measure(arguments.store, arguments.seconds, arguments.batch_size, arguments.order)
         print(json.dumps(figures))
         return
     origin = provenance("benchmarks.data")
@@ -140,9 +160,9 @@ def main() -> None:
         for sentences in arguments.sentences:
             folder = Path(temporary) / f"store-{sentences}"
             build(folder, sentences)
-            for flags in ([], ["--by-length"]):
-                command = [sys.executable, "-m", "benchmarks.data", "--store", str(folder), *flags]
-                command += ["--seconds", str(arguments.seconds)]
+            for order in ORDERS:
+                command = [sys.executable, "-m", "benchmarks.data", "--store", str(folder)]
+                command += ["--order", order, "--seconds", str(arguments.seconds)]
                 command += ["--batch-size", str(arguments.batch_size)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 results.append(json.loads(done.stdout))
@@ -158,7 +178,7 @@ def main() -> None:
         grown = result["memory_growth_bytes"]
         print(
             f"{result['sentences']:>12,} sentences  "
-            f"{'by length' if result['by_length'] else 'mixed    '}  "
+            f"{result['order']:<9}  "
             f"{result['tokens_per_second'] / 1e6:6.1f}M tokens/s  "
             f"padding {100 * result['padding']:4.1f} %  "
             f"first batch {1000 * result['first_batch_seconds']:6.1f} ms  "

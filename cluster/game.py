@@ -37,7 +37,11 @@ class Places:
         self._split = store.split("train")
         train = config.train
         self._batches = Batches(
-            self._split, batch_size=train.batch_size, seed=train.seed, by_length=train.by_length
+            self._split,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            by_length=train.by_length,
+            locality=train.locality,
         )
 
     def at(self, index: int) -> Any:

@@ -54,6 +54,7 @@ class AutoencoderWorker(Worker):
             rank=seat.rank,
             world=seat.world,
             by_length=settings.by_length,
+            locality=settings.locality,
             device=self.device,
             prefetch=True,
         )

@@ -85,6 +85,9 @@ class TrainConfig:
     """Everything random follows from it."""
     by_length: bool = False
     """Fill each batch with sentences of like length instead of drawing from all."""
+    locality: bool = False
+    """With `by_length`, each worker reads, and of a remote store fetches, a part of the store of
+    its own; batches are those of any number of workers, but other ones than without."""
     validate_every: Natural = 500
     """Steps between validations (and at the end); 0 validates never."""
     validation_sentences: Count = 2_000
@@ -105,6 +108,12 @@ class TrainConfig:
     records their number."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
+
+    def conflict(self) -> str | None:
+        """What is wrong with settings that depend on each other."""
+        if self.locality and not self.by_length:
+            return "--locality: expected --by-length as well, found batches of all lengths"
+        return None
 
 
 # What may differ between a run and its continuation: nothing here changes a step already taken.

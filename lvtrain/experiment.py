@@ -175,6 +175,7 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
         batch_size=settings.batch_size,
         seed=settings.seed,
         by_length=settings.by_length,
+        locality=settings.locality,
         device=device,
         prefetch=True,
     )

@@ -1,8 +1,8 @@
-"""The order in which a split is read: batch `i` is a pure function of (seed, i, rank, world).
+"""The batches of a split: batch `i` is a pure function of (seed, i, rank, world).
 
-An epoch is a Feistel permutation of the rows, so nothing is held but its key: a run resumed at
-step 10^6 reads on at once. What is held is a window of batches, gathered together because one pass
-over many rows in the order of the file is cheap and many small ones are not; it changes no value.
+The order is a function (`order.py`), so nothing is held of it but a key: a run resumed at step 10^6
+reads on at once. What is held is a window of batches, gathered together because one pass over many
+rows in the order of the file is cheap and many small ones are not; it changes no value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lvtrain.data.feistel import Permutation, feistel, mix
+from lvtrain.data.feistel import feistel, mix
+from lvtrain.data.order import Order
 from lvtrain.data.tokenizer import PAD
 from lvtrain.errors import UserError
 
@@ -132,8 +133,9 @@ class Batches:
     batch: which ones is random. A split smaller than a batch is repeated to fill it.
 
     With `by_length`, a batch holds sentences of about one length, and little is padded: rows are
-    permuted within groups of adjacent lengths, and then the batches. `limit_rows` reads a random
-    subset of so many rows. Batches are handed over on `device`. With `prefetch`, a thread reads the
+    permuted within groups of adjacent lengths, and then the batches. With `locality` as well, each
+    rank reads a part of the split that hardly any other reads. `limit_rows` reads a random subset
+    of so many rows. Batches are handed over on `device`. With `prefetch`, a thread reads the
     rows of the batches to come.
     """
 
@@ -146,6 +148,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         by_length: bool = False,
+        locality: bool = False,
         limit_rows: int | None = None,
         device: torch.device | str = "cpu",
         prefetch: bool = False,
@@ -158,6 +161,8 @@ class Batches:
             raise UserError("expected at least one sentence to make batches of, found none")
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}")
+        if locality and not by_length:
+            raise ValueError("locality without by_length")
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
@@ -167,8 +172,8 @@ class Batches:
         self.device = torch.device(device)
         self._subset = _subset(split.rows, limit_rows, seed)
         self.rows = split.rows if self._subset is None else len(self._subset)
-        self._groups = self._group_starts() if by_length else np.array([0, self.rows])
-        self._permuted: tuple[int, list[Permutation]] = (-1, [])
+        groups = self._group_starts() if by_length else None
+        self._order = Order(self.rows, batch_size, seed, groups, locality)
         self._window: _Window | None = None
         self._reader = ThreadPoolExecutor(1, "batches") if prefetch else None
         self._coming: tuple[int, Future[_Window]] | None = None
@@ -177,7 +182,7 @@ class Batches:
     @property
     def per_epoch(self) -> int:
         """Batches in an epoch."""
-        return max(1, self.rows // self.batch_size)
+        return self._order.per_epoch
 
     def at(self, index: int) -> Batch:
         """Return batch `index`, counted from the start of training."""
@@ -196,10 +201,10 @@ class Batches:
         while first < stop:
             epoch, start = divmod(first, self.per_epoch)
             end = min(stop - epoch * self.per_epoch, self.per_epoch)
-            parts.append(self._epoch_rows(epoch, np.arange(start, end)))
+            rows = self._order.batches(epoch, np.arange(start, end))
+            parts.append(rows if self._subset is None else self._subset[rows])
             first += end - start
-        rows = np.concatenate(parts)
-        return _longest_first(self.split, rows)
+        return _longest_first(self.split, np.concatenate(parts))
 
     def _take(self, index: int) -> _Window:
         """Return the window that begins with a batch."""
@@ -220,50 +225,14 @@ class Batches:
         rows = self.global_rows(index, stop)
         return _Window(self.split, index, rows, self.rank, self.world)
 
-    def _epoch_rows(self, epoch: int, batches: np.ndarray) -> np.ndarray:
-        """Return the rows of some batches of an epoch, in no order: `[batches, B]`."""
-        size, per_epoch = self.batch_size, self.per_epoch
-        key = mix(self.seed, epoch)
-        if self.by_length:
-            batches = feistel(per_epoch, mix(key, 1))(batches)
-        places = batches[:, None] * size + np.arange(size)
-        left = self.rows - per_epoch * size
-        if left < 0:
-            places %= self.rows
-        elif self.by_length:
-            # Places are ordered by length: leave out those before a batch chosen at random, lest
-            # it should always be the longest sentences.
-            places += left * (batches >= mix(key, 2) % (per_epoch + 1))[:, None]
-        of_epoch, permutations = self._permuted
-        if epoch != of_epoch:
-            sizes = np.diff(self._groups).tolist()
-            permutations = [feistel(n, mix(key, 3, i)) for i, n in enumerate(sizes)]
-            self._permuted = epoch, permutations  # at once: a thread may read it
-        rows = self._permute(permutations, places.reshape(-1)).reshape(places.shape)
-        return rows if self._subset is None else self._subset[rows]
-
-    def _permute(self, permutations: list[Permutation], places: np.ndarray) -> np.ndarray:
-        """Permute each group of rows in itself."""
-        if len(permutations) == 1:
-            return permutations[0](places)
-        group = np.searchsorted(self._groups, places, side="right") - 1
-        order = np.argsort(group, kind="stable")
-        bounds = np.searchsorted(group[order], np.arange(len(permutations) + 1))
-        rows = np.empty_like(places)
-        for number in np.flatnonzero(np.diff(bounds)).tolist():
-            own = order[bounds[number] : bounds[number + 1]]
-            start = self._groups[number]
-            rows[own] = permutations[number](places[own] - start) + start
-        return rows
-
-    def _group_starts(self) -> np.ndarray:
+    def _group_starts(self) -> list[int]:
         """Cut the rows, ascending by length, where the length changes and enough were before."""
         starts = [0]
         for start in self._length_starts():
             enough = GROUP_BATCHES * self.batch_size
             if start - starts[-1] >= enough and self.rows - start >= enough:
                 starts.append(start)
-        return np.array([*starts, self.rows])
+        return starts
 
     def _length_starts(self) -> list[int]:
         """Return the first place of each length that occurs, in ascending order."""

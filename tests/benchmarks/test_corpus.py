@@ -49,7 +49,7 @@ def test_text_and_store_have_the_words_asked_for(work: Path) -> None:
 
 
 def test_it_reads_as_fast_at_any_step(work: Path, options: argparse.Namespace) -> None:
-    found = measure(work / "store", options.seconds, 64, False)
+    found = measure(work / "store", options.seconds, 64, "mixed")
     assert found["tokens_per_second"] > 1e6
     assert found["memory_growth_peak_bytes"]["anonymous"] < 100 << 20
     first, later = (

@@ -23,6 +23,9 @@ from lvtrain.errors import UserError
 ROWS = 501
 CHOOSER = random.Random(0)
 LINES = [" ".join(CHOOSER.choices("abcdefgh", k=CHOOSER.randint(1, 15))) for _ in range(ROWS)]
+BY_LENGTH = {"by_length": True}
+LOCAL = {"by_length": True, "locality": True}
+ORDERS = st.sampled_from([{}, BY_LENGTH, LOCAL])
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +72,13 @@ def test_a_batch_holds_its_rows_longest_first(split: Split) -> None:
 
 @settings(max_examples=40)
 @given(
-    st.integers(1, 120), st.integers(-5, 10**12), st.integers(0, 10**6), st.booleans(),
+    st.integers(1, 120), st.integers(-5, 10**12), st.integers(0, 10**6), ORDERS,
     st.one_of(st.none(), st.integers(1, 600)),
 )  # fmt: skip
 def test_an_epoch_visits_each_row_once(
-    split: Split, size: int, seed: int, epoch: int, by_length: bool, limit: int | None
+    split: Split, size: int, seed: int, epoch: int, order: dict[str, bool], limit: int | None
 ) -> None:
-    batches = Batches(split, batch_size=size, seed=seed, by_length=by_length, limit_rows=limit)
+    batches = Batches(split, batch_size=size, seed=seed, limit_rows=limit, **order)
     rows = epoch_rows(batches, epoch)
     total = min(limit or ROWS, ROWS)
     if total >= size:
@@ -87,12 +90,12 @@ def test_an_epoch_visits_each_row_once(
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 300), st.booleans(), st.lists(st.integers(0, 300), max_size=5))
+@given(st.integers(0, 300), ORDERS, st.lists(st.integers(0, 300), max_size=5))
 def test_a_batch_is_a_pure_function_of_its_index(
-    split: Split, index: int, by_length: bool, before: list[int]
+    split: Split, index: int, order: dict[str, bool], before: list[int]
 ) -> None:
     def new() -> Batches:
-        return Batches(split, batch_size=6, seed=4, by_length=by_length)
+        return Batches(split, batch_size=6, seed=4, **order)
 
     fresh, used = new().at(index), new()
     for other in before:
@@ -104,14 +107,12 @@ def test_a_batch_is_a_pure_function_of_its_index(
 
 
 @settings(max_examples=25)
-@given(st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 500), st.booleans())
+@given(st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 500), ORDERS)
 def test_ranks_share_the_batch_of_one(
-    parallel: Split, world: int, index: int, by_length: bool
+    parallel: Split, world: int, index: int, order: dict[str, bool]
 ) -> None:
     def read(rank: int, world: int) -> Batch:
-        return Batches(
-            parallel, batch_size=12, seed=2, rank=rank, world=world, by_length=by_length
-        ).at(index)
+        return Batches(parallel, batch_size=12, seed=2, rank=rank, world=world, **order).at(index)
 
     whole = read(0, 1)
     parts = [read(rank, world) for rank in range(world)]
@@ -164,13 +165,17 @@ def padding(batches: Batches) -> float:
     return 1 - words / total
 
 
-def test_batches_by_length_are_hardly_padded(split: Split) -> None:
-    assert padding(Batches(split, batch_size=4, seed=0, by_length=True)) < 0.05
+@pytest.mark.parametrize("order", [BY_LENGTH, LOCAL])
+def test_batches_by_length_are_hardly_padded(split: Split, order: dict[str, bool]) -> None:
+    assert padding(Batches(split, batch_size=4, seed=0, **order)) < 0.05
     assert padding(Batches(split, batch_size=4, seed=0)) > 0.2
 
 
-def test_batches_by_length_come_in_random_order_and_company(split: Split) -> None:
-    batches = Batches(split, batch_size=4, seed=0, by_length=True)
+@pytest.mark.parametrize("order", [BY_LENGTH, LOCAL])
+def test_batches_by_length_come_in_random_order_and_company(
+    split: Split, order: dict[str, bool]
+) -> None:
+    batches = Batches(split, batch_size=4, seed=0, **order)
     longest = [int(batches.at(i).lengths[0]) for i in range(batches.per_epoch)]
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3
     company = {frozenset(batches.at(i).rows.tolist()) for i in range(batches.per_epoch)}
@@ -180,8 +185,9 @@ def test_batches_by_length_come_in_random_order_and_company(split: Split) -> Non
     assert len(company & again) < 5
 
 
-def test_rows_left_over_are_not_always_the_longest(split: Split) -> None:
-    batches = Batches(split, batch_size=40, seed=0, by_length=True)
+@pytest.mark.parametrize("order", [BY_LENGTH, LOCAL])
+def test_rows_left_over_are_not_always_the_longest(split: Split, order: dict[str, bool]) -> None:
+    batches = Batches(split, batch_size=40, seed=0, **order)
     left = Counter(
         length
         for epoch in range(60)
@@ -236,10 +242,10 @@ def test_what_is_read_at_a_step_stays_what_it_was(tmp_path: Path) -> None:
     assert epoch_rows(rows, 0) == [3, 4, 7, 1, 2, 8, 5, 9, 6, 0]
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_reading_ahead_changes_no_batch(split: Split, by_length: bool) -> None:
-    plain = Batches(split, batch_size=5, seed=4, by_length=by_length)
-    ahead = Batches(split, batch_size=5, seed=4, by_length=by_length, prefetch=True)
+@pytest.mark.parametrize("order", [{}, BY_LENGTH, LOCAL])
+def test_reading_ahead_changes_no_batch(split: Split, order: dict[str, bool]) -> None:
+    plain = Batches(split, batch_size=5, seed=4, **order)
+    ahead = Batches(split, batch_size=5, seed=4, prefetch=True, **order)
     order = [*range(150), 3, 4, 90, *range(91, 130), 20]
     assert all(same(plain.at(i), ahead.at(i)) for i in order)
 

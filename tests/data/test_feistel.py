@@ -35,6 +35,18 @@ def test_an_index_goes_to_the_same_place_alone_or_among_many() -> None:
         assert permutation(np.array([i]))[0] == images.reshape(-1)[i]
 
 
+def test_each_tweak_names_a_permutation_of_its_own() -> None:
+    n, tweaks = 40, 600
+    everywhere = np.broadcast_to(np.arange(n), (tweaks, n))
+    images = feistel(n, 5)(everywhere, np.repeat(np.arange(tweaks), n).reshape(tweaks, n))
+    assert all(np.array_equal(np.sort(image), np.arange(n)) for image in images)
+    assert len({tuple(image) for image in images.tolist()}) == tweaks
+    # Neighbours agree no oftener than by chance: one element of each pair on average.
+    assert abs((images[1:] == images[:-1]).sum(axis=1).mean() - 1) < 0.25
+    some = np.array([3, 39, 0])
+    assert np.array_equal(feistel(n, 5)(some, np.array([7, 7, 599])), images[[7, 7, 599], some])
+
+
 def test_values_are_those_of_every_machine_and_version() -> None:
     # Runs are resumed on other machines; a change of these numbers changes what they read.
     assert feistel(10, 0)(np.arange(10)).tolist() == [1, 6, 2, 5, 3, 9, 0, 7, 8, 4]

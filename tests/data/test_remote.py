@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -83,6 +84,29 @@ def test_the_cache_keeps_to_its_limit_and_shards_come_again(
         assert (split.gather(rows)[0] == other.gather(rows)[0]).all()
         assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= 3 * size
         assert len(split._open) <= 4
+
+
+def test_with_locality_each_rank_fetches_a_part_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 400)
+    chooser = random.Random(0)
+    lines = [" ".join(chooser.choices("abcd", k=2 + i % 2)) for i in range(4_000)]
+    prepare_sentences(lines, config=PrepareConfig(valid_fraction=0), out=tmp_path / "store")
+    uri, fetched = f"file://{tmp_path}/store", []
+    for rank in range(4):
+        cache = Cache(tmp_path / str(rank))
+        batches = Batches(
+            Store.open(uri, cache=cache).split("train"),
+            batch_size=8, seed=0, rank=rank, world=4, by_length=True, locality=True,
+        )  # fmt: skip
+        for index in range(2 * batches.per_epoch):
+            batches.at(index)
+        fetched.append({path.name for path in cache.folder.iterdir()})
+    shards_there = len(Store.open(uri).split("train").info.shards)
+    assert len(set.union(*fetched)) == shards_there > 40
+    # A quarter, and of both lengths those that two ranks' ranges meet in.
+    assert max(map(len, fetched)) <= 0.25 * shards_there + 4
 
 
 def test_what_is_damaged_there_is_not_kept(local: Path, tmp_path: Path) -> None:
