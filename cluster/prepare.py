@@ -1,76 +1,96 @@
-"""`lvtrain prepare --ray`: the stages of `prepare` as tasks of a Ray cluster.
+"""`lvtrain prepare --ray`: the stages of `prepare` by Ray Data on all nodes of a cluster.
 
-A task is one part of the corpus, a few dozen megabytes; it reads its files, and leaves its result
-in the folder of the work beside the store, which must be on storage that every node has. So nothing
-of the corpus passes through the driver or the object store, a task that is lost with its node is
-done again, and the store is bit for bit that of one machine.
-
-Ray Data reads whole tables into the object store to pass them from operator to operator, and wants
-pandas; parts that are files already need neither.
+A stage is a dataset of its tasks, a row each, mapped by the stage's function. A task is one part of
+the corpus, a few dozen megabytes; it reads its files, and leaves its result in the folder of the
+work beside the store, which must be on storage that every node has. What comes back is a row of
+figures: nothing of the corpus passes through the driver or the object store, a task that is lost
+with its node is done again, and the store is bit for bit that of one machine.
 """
 
 from __future__ import annotations
 
+import logging
+import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
-import ray
-from ray.exceptions import RayError, RayTaskError
+import ray.data
 
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.data.workers import Advance
-from lvtrain.errors import Passing, UserError
+from lvtrain.errors import Passing
 
 Task = TypeVar("Task")
 
-AHEAD: Final = 2
-"""Tasks a core that are handed over at a time."""
+ATTEMPTS: Final = 4
+"""Workers that a task may be lost with before that is said."""
 
 
-class RayTasks:
+class RayData:
     """Carries tasks out on all nodes of the cluster that this process is a driver of."""
 
     def run(
         self, function: Callable[[Task, Advance], None], tasks: Sequence[Task], advance: Advance
     ) -> None:
-        carry_out = ray.remote(num_cpus=1, max_retries=3)(_carry_out)
-        most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        left = list(tasks)[::-1]
-        running: list[Any] = []
-        try:
-            while left or running:
-                while left and len(running) < most:
-                    running.append(carry_out.remote(function, left.pop()))
-                done, running = ray.wait(running)
-                for result in ray.get(done):
-                    advance(*result)
-        except RayTaskError as error:
-            if isinstance(error.cause, UserError | OSError):
-                raise error.cause from None
-            raise
-        except RayError as error:
-            raise Passing(f"a task of `prepare` was lost: {str(error).splitlines()[0]}") from None
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        if not tasks:
+            return
+        _quiet()
+        attempts = ray.remote(num_cpus=0)(_Attempts).remote()
+        rows = [{"number": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            partial(_carry_out, function, attempts), num_cpus=1
+        )
+        for row in dataset.iter_rows():
+            if row["failed"]:
+                raise pickle.loads(row["failed"])
+            advance(row["read"], row["words"])
 
 
 @contextmanager
-def ray_tasks(address: str) -> Iterator[RayTasks]:
+def ray_data(address: str) -> Iterator[RayData]:
     """Be a driver of the cluster at an address: auto, local or HOST:PORT."""
     with connected(ClusterConfig(address=address)):
-        yield RayTasks()
+        yield RayData()
 
 
-def _carry_out(function: Callable[[Any, Advance], None], task: Any) -> tuple[int, int]:
-    """Carry a task out; gives the bytes and words done."""
+class _Attempts:
+    """Counts how often each task was begun: Ray Data does one that is lost again without end, also
+    where it is lost because it needs more memory than there is."""
+
+    def __init__(self) -> None:
+        self._begun = Counter[int]()
+
+    def begin(self, task: int) -> int:
+        self._begun[task] += 1
+        return self._begun[task]
+
+
+def _carry_out(
+    function: Callable[[Any, Advance], None], attempts: Any, row: dict[str, Any]
+) -> dict[str, Any]:
+    """Carry a task out; gives the bytes and words done, and what was raised: Ray Data would raise
+    an error of its own in its place."""
     done = [0, 0]
 
     def advance(read: int, words: int) -> None:
         done[0] += read
         done[1] += words
 
-    function(task, advance)
-    return done[0], done[1]
+    failed = b""
+    try:
+        if ray.get(attempts.begin.remote(row["number"])) > ATTEMPTS:
+            raise Passing(f"a task of `prepare` lost {ATTEMPTS} workers (out of memory?)")
+        function(pickle.loads(row["task"]), advance)
+    except Exception as error:
+        failed = pickle.dumps(error)
+    return {"read": done[0], "words": done[1], "failed": failed}
+
+
+def _quiet() -> None:
+    """Have Ray Data say nothing of itself: `prepare` shows the progress."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

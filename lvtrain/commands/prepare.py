@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
             if find_spec("ray") is None:
                 raise UserError("ray is not installed: pip install 'lvtrain[cluster]'")
             cluster = import_module("lvtrain.cluster.prepare")
-            workers = stack.enter_context(cluster.ray_tasks(arguments.ray))
+            workers = stack.enter_context(cluster.ray_data(arguments.ray))
         info = prepare(config, arguments.out, stack.enter_context(shown()), workers)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0

@@ -1,19 +1,21 @@
-"""The stages of `prepare` as tasks of a Ray cluster."""
+"""The stages of `prepare` by Ray Data on a cluster."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.cluster.prepare import RayTasks
+from lvtrain.cluster.prepare import RayData
 from lvtrain.data import sources
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
-from lvtrain.data.workers import Here
-from lvtrain.errors import UserError
+from lvtrain.data.workers import Advance, Here
+from lvtrain.errors import Passing, UserError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -35,7 +37,7 @@ def test_the_store_is_that_of_one_process(corpus: Path, tmp_path: Path) -> None:
     config = PrepareConfig(files=(str(corpus),), deduplicate="exact")
     prepare(config, tmp_path / "here", workers=Here())
     words = []
-    prepare(config, tmp_path / "there", lambda *said: words.append(said[3]), RayTasks())
+    prepare(config, tmp_path / "there", lambda *said: words.append(said[3]), RayData())
     assert max(words) > 5000
     assert digests(tmp_path / "here") == digests(tmp_path / "there")
 
@@ -61,8 +63,31 @@ def test_a_mistake_is_one_line(
     )
     assert not (tmp_path / "store").exists()
     with pytest.raises(UserError, match="expected words"):
-        RayTasks().run(_fail, [1, 2, 3], lambda read, words: None)
+        RayData().run(_fail, [1, 2, 3], lambda read, words: None)
 
 
 def _fail(task: int, advance: object) -> None:
     raise UserError("expected words, found none")
+
+
+def test_a_task_whose_worker_is_lost_is_done_again(tmp_path: Path) -> None:
+    done: list[tuple[int, int]] = []
+    RayData().run(_die_once, [tmp_path / "a", tmp_path / "b"], lambda *said: done.append(said))
+    assert done == [(1, 2), (1, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_task_that_is_lost_each_time_is_one_line_after_which_work_goes_on() -> None:
+    with pytest.raises(Passing, match="a task of `prepare` lost 4 workers"):
+        RayData().run(_die, [1, 2], lambda read, words: None)
+
+
+def _die_once(task: Path, advance: Advance) -> None:
+    if not task.exists():
+        task.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(1, 2)
+
+
+def _die(task: int, advance: Advance) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
