@@ -32,7 +32,7 @@ from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
 from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import Judge, JudgeConfig
-from lvtrain.evaluation.sentences import read
+from lvtrain.evaluation.sentences import FlatSplit, read
 from lvtrain.model import Model
 from lvtrain.objectives.adversarial import LipschitzConfig
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
@@ -196,10 +196,11 @@ def column(config: CaptionsConfig, name: str, seed: int) -> dict[str, Any]:
         sentences = ours.generate(config.samples, seed, temperature=temperature)
         (config.out / f"samples-{name}-{seed}.txt").write_text("\n".join(sentences) + "\n")
     judge = Judge.train(
-        sentences, store.tokenizer, replace(config.judge, seed=seed), torch.device("cpu")
+        FlatSplit.of(store.tokenizer.encode_batch(sentences)),
+        store.tokenizer,
+        replace(config.judge, seed=seed),
     )
-    test = store.tokenizer.decode_batch(read(store.split("test")))
-    figures["reverse_perplexity"] = judge.perplexity(test)
+    figures["reverse_perplexity"] = judge.perplexity(store.split("test"))
     figures["distinct_sentences"] = len(set(sentences)) / len(sentences)
     figures["settings"] = config.settings(name)
     (config.kept / f"{name}-{seed}.json").write_text(json.dumps(figures, indent=2) + "\n")

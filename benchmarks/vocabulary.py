@@ -23,7 +23,7 @@ import torch
 from benchmarks.provenance import provenance
 from lvtrain.data.batches import Batches
 from lvtrain.data.tokenizer import SPECIALS
-from lvtrain.evaluation.sentences import MemorySplit
+from lvtrain.evaluation.sentences import FlatSplit
 from lvtrain.presets import preset
 from lvtrain.randomness import Key
 from lvtrain.systems.arae import ARAE, ARAEConfig
@@ -61,7 +61,7 @@ def train(
 ) -> tuple[dict[str, float], list[float]]:
     """Train for so many steps; gives the last loss, the parameters' bytes and each step's
     seconds."""
-    split = MemorySplit(sentences(options.batch_size, options.words, vocab_size))
+    split = FlatSplit.of(sentences(options.batch_size, options.words, vocab_size).tolist())
     batches = Batches(split, batch_size=options.batch_size, seed=0)
     model = ARAE(config, vocab_size)
     game = model.game(lambda name, module, c: TorchEngine(name, module, c, steps))

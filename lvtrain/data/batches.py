@@ -170,7 +170,7 @@ class Batches:
         self.world = world
         self.by_length = by_length
         self.device = torch.device(device)
-        self._subset = _subset(split.rows, limit_rows, seed)
+        self._subset = subset(split.rows, limit_rows, seed)
         self.rows = split.rows if self._subset is None else len(self._subset)
         groups = self._group_starts() if by_length else None
         self._order = Order(self.rows, batch_size, seed, groups, locality)
@@ -254,15 +254,15 @@ def sequential(
 
     Ranks share each batch as in `Batches`; of the last one, some may get no row.
     """
-    subset = _subset(split.rows, limit_rows, seed)
-    total = split.rows if subset is None else len(subset)
+    chosen = subset(split.rows, limit_rows, seed)
+    total = split.rows if chosen is None else len(chosen)
     whole = total // batch_size
     block = max(1, _most_rows(split) // batch_size)
     bounds = [(first, min(first + block, whole)) for first in range(0, whole, block)]
     for first, stop in [*bounds, (whole, whole + 1)]:
         places = np.arange(first * batch_size, min(stop * batch_size, total))
         if len(places):
-            rows = (places if subset is None else subset[places]).reshape(stop - first, -1)
+            rows = (places if chosen is None else chosen[places]).reshape(stop - first, -1)
             window = _Window(split, first, _longest_first(split, rows), rank, world)
             for index in range(first, stop):
                 yield window.batch(index)
@@ -331,7 +331,7 @@ def _most_rows(split: Rows) -> int:
     return min(WINDOW_ROWS, WINDOW_BYTES // (2 * split.max_length + 2))
 
 
-def _subset(rows: int, limit: int | None, seed: int) -> np.ndarray | None:
+def subset(rows: int, limit: int | None, seed: int) -> np.ndarray | None:
     """Draw `limit` of the rows at random, ascending; None is all of them."""
     if limit is None or limit >= rows:
         return None

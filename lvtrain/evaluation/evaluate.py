@@ -20,6 +20,7 @@ from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.evaluation import latent, overlap, reconstruction, translation
 from lvtrain.evaluation.config import EvaluateConfig
+from lvtrain.evaluation.generated import generated
 from lvtrain.evaluation.grammar import grammar_scores
 from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import (
@@ -28,7 +29,7 @@ from lvtrain.evaluation.perplexity import (
     negative_log_likelihood,
     perplexity,
 )
-from lvtrain.evaluation.sentences import ids, read, shuffled, target_ids
+from lvtrain.evaluation.sentences import ids, part, read, shuffled, target_ids
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.model import Model
 from lvtrain.randomness import Key
@@ -136,6 +137,7 @@ class Evaluation(NamedTuple):
 
     figures: Figures
     samples: list[str]
+    """The first of those generated."""
     reconstructions: list[tuple[str, str]]
     """Sentences and what came back from their codes."""
     interpolations: list[list[str]]
@@ -167,18 +169,18 @@ def evaluate(
         return _evaluate_translator(model, config, name, test, baseline, tell)
     if baseline is not None:
         raise UserError(f"--baseline: expected a translator to compare, found {model.folder}")
-    texts = model.tokenizer.decode_batch(read(test, config.sentences, config.seed))
+    real = part(test, config.sentences, config.seed)
+    texts = model.tokenizer.decode_batch(read(real, seed=config.seed))
     count = min(config.samples, train.rows)
     system = model.system
 
     tell(f"generating {count:,} sentences")
     figures: Figures = {"step": model.step, "split": name, "samples": count}
-    with evaluating(system):
-        how = {} if config.temperature is None else {"temperature": config.temperature}
-        samples = model.generate(count, config.seed, **how)
-        figures |= _perplexities(model, samples, train, texts, config, tell)
+    how = {} if config.temperature is None else {"temperature": config.temperature}
+    with evaluating(system), generated(model, count, config.seed, tell, **how) as (samples, rows):
+        figures |= _perplexities(model, rows, train, real, config, tell)
         tell("comparing")
-        figures |= _overlaps(model, samples, train)
+        figures |= _overlaps(samples, rows, train)
         pairs: list[tuple[str, str]] = []
         walks: list[list[str]] = []
         if hasattr(system, "encode"):
@@ -252,16 +254,16 @@ def embedded_grammar(texts: Sequence[str]) -> Grammar | None:
 
 def _perplexities(
     model: Model,
-    samples: Sequence[str],
+    samples: Rows,
     train: Rows,
-    test: Sequence[str],
+    test: Rows,
     config: EvaluateConfig,
     tell: Progress,
 ) -> Figures:
     figures: Figures = {}
 
-    def judge(text: Sequence[str], what: str) -> Judge:
-        said = f"training a judge on {len(text):,} {what} sentences"
+    def judge(text: Rows, what: str) -> Judge:
+        said = f"training a judge on {text.rows:,} {what} sentences"
         tell(said)
         return Judge.train(
             text,
@@ -274,21 +276,21 @@ def _perplexities(
     if config.reverse:
         figures["reverse_perplexity"] = judge(samples, "generated").perplexity(test)
     if config.reverse or config.forward:
-        real = model.tokenizer.decode_batch(read(train, len(samples), config.seed))
-        reader = judge(real, "real")
+        reader = judge(part(train, samples.rows, config.seed), "real")
         figures["real_perplexity"] = reader.perplexity(test)
         if config.forward:
             figures["forward_perplexity"] = reader.perplexity(samples)
     return figures
 
 
-def _overlaps(model: Model, samples: Sequence[str], train: Rows) -> Figures:
-    first = samples[:_DISTINCT_SAMPLES]
+def _overlaps(first: Sequence[str], samples: Rows, train: Rows) -> Figures:
+    duplicates, copied = overlap.repeated(samples, train)
+    some = first[:_DISTINCT_SAMPLES]
     return {
-        "self_bleu": overlap.self_bleu(samples),
-        **{f"distinct_{n}": overlap.distinct(first, n) for n in (1, 2, 3)},
-        "duplicates": overlap.duplicates(samples),
-        "copied": overlap.copied(model.tokenizer.encode_batch(list(samples)), train),
+        "self_bleu": overlap.self_bleu(first),
+        **{f"distinct_{n}": overlap.distinct(some, n) for n in (1, 2, 3)},
+        "duplicates": duplicates,
+        "copied": copied,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,9 @@ from sacrebleu.metrics.bleu import BLEU
 
 from lvtrain.data.batches import Rows
 from lvtrain.data.feistel import mix
-from lvtrain.evaluation.sentences import MemorySplit
 
 ORDER = 4
-# Sentences of training text hashed at a time.
+# Sentences hashed at a time.
 CHUNK = 1 << 16
 
 
@@ -81,30 +80,30 @@ def distinct(sentences: Iterable[str], order: int) -> float:
     return len(seen) / total if total else 0.0
 
 
-def duplicates(sentences: Sequence[str]) -> float:
-    """Share of the sentences that have been there before."""
-    return 1.0 - len(set(sentences)) / len(sentences) if sentences else 0.0
+def repeated(sentences: Rows, training: Rows) -> tuple[float, float]:
+    """Shares of the sentences that have been there before, and that stand in the training text word
+    for word.
 
-
-def copied(sentences: Sequence[Sequence[int]], training: Rows) -> float:
-    """Share of the sentences (ids) that stand in the training text word for word.
-
-    Compares 64-bit hashes, a chunk of the training text at a time: memory does not grow with it.
+    Compares 64-bit hashes, a chunk at a time: memory grows by 8 bytes a sentence, and not with the
+    training text.
     """
-    if not sentences:
-        return 0.0
-    own = _hashes(MemorySplit(sentences))
-    found = np.zeros(len(own), dtype=bool)
-    for start in range(0, training.rows, CHUNK):
-        found |= np.isin(own, _hashes(training, start, CHUNK))
-    return float(found.mean())
+    if not sentences.rows:
+        return 0.0, 0.0
+    own = np.concatenate(list(_hashes(sentences)))
+    distinct, counts = np.unique(own, return_counts=True)
+    found = np.zeros(len(distinct), dtype=bool)
+    for hashes in _hashes(training):
+        found |= np.isin(distinct, hashes)
+    return 1.0 - len(distinct) / len(own), float(counts[found].sum() / len(own))
 
 
-def _hashes(split: Rows, start: int = 0, count: int = 1 << 62) -> np.ndarray:
-    """A multilinear hash of rows: Σ_t a_t x_t mod 2⁶⁴. Padding is 0 and adds nothing."""
-    tokens, _ = split.padded(np.arange(start, min(start + count, split.rows)))
-    factors = np.array([mix(t) | 1 for t in range(tokens.shape[1])], dtype=np.uint64)
-    return tokens.astype(np.uint64) @ factors
+def _hashes(split: Rows) -> Iterator[np.ndarray]:
+    """A multilinear hash of rows, chunk by chunk: Σ_t a_t x_t mod 2⁶⁴. Padding is 0 and adds
+    nothing."""
+    for start in range(0, split.rows, CHUNK):
+        tokens, _ = split.padded(np.arange(start, min(start + CHUNK, split.rows)))
+        factors = np.array([mix(t) | 1 for t in range(tokens.shape[1])], dtype=np.uint64)
+        yield tokens.astype(np.uint64) @ factors
 
 
 def _ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:

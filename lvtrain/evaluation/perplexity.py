@@ -12,16 +12,18 @@ word, <unk>.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from lvtrain.config import Count, Natural, OptimizerConfig, Probability
-from lvtrain.data.batches import Batch, Batches, sequential
+from lvtrain.data.batches import Batch, Batches, Rows, sequential
+from lvtrain.data.feistel import feistel, mix
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
-from lvtrain.evaluation.sentences import MemorySplit, shuffled
+from lvtrain.evaluation.sentences import Part, ids
 from lvtrain.randomness import Key
 from lvtrain.systems.language_model import LanguageModel, LanguageModelConfig
 from lvtrain.training.engine import TorchEngine
@@ -83,30 +85,36 @@ class Judge:
     @classmethod
     def train(
         cls,
-        sentences: Sequence[str],
+        text: Rows,
         tokenizer: Tokenizer,
         config: JudgeConfig,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Judge:
         """Train a judge on a text; a function of the text, the configuration and its seed."""
-        ids = tokenizer.encode_batch(list(sentences))
-        model, epochs = train_judge(ids, tokenizer.vocab_size, config, device, progress)
+        model, epochs = train_judge(text, tokenizer.vocab_size, config, device, progress)
         return cls(model, tokenizer, epochs)
 
-    def perplexity(self, sentences: Sequence[str]) -> float:
+    def perplexity(self, text: Rows) -> float:
         """Perplexity of a text per word; its pieces, if the vocabulary is of pieces, are summed
         into words."""
-        if not sentences:
+        if not text.rows:
             raise UserError("perplexity: expected at least one sentence, found none")
-        ids = self.tokenizer.encode_batch(list(sentences))
-        words = sum(len(sentence.split()) + 1 for sentence in sentences)
-        batches = sequential(MemorySplit(ids), _READ_BATCH)
-        return perplexity(negative_log_likelihood(self.model, batches) / words)
+        words = 0
+
+        def batches() -> Iterator[Batch]:
+            nonlocal words
+            for batch in sequential(text, _READ_BATCH):
+                sentences = self.tokenizer.decode_batch(ids([batch]))
+                words += sum(len(sentence.split()) + 1 for sentence in sentences)
+                yield batch
+
+        nats = negative_log_likelihood(self.model, batches())
+        return perplexity(nats / words)
 
 
 def train_judge(
-    sentences: Sequence[Sequence[int]],
+    text: Rows,
     vocab_size: int,
     config: JudgeConfig,
     device: torch.device | str = "cpu",
@@ -115,16 +123,20 @@ def train_judge(
     """The language model of sentences of ids, and the epochs it was trained for.
 
     Keeps the weights of the epoch that is best on a held-out part, and ends when the last two were
-    not better. Raises UserError where there is too little to train on.
+    not better. The text is read batch by batch: of each of its sentences memory holds its number.
+    Raises UserError where there is too little to train on.
     """
-    count = len(sentences)
+    count = text.rows
     apart = min(config.max_held_out, round(config.held_out * count))
     if config.held_out:
         apart = max(apart, 1)
     if count - apart < 1:
         raise UserError(f"a judge needs at least two sentences to train on, found {count}")
-    order = shuffled(sentences, config.seed)
-    held_out, training = MemorySplit(order[:apart]), MemorySplit(order[apart:])
+    order = feistel(count, mix(config.seed, count))
+    chosen = np.sort(order(np.arange(apart)))
+    held_out = Part(text, chosen)
+    held_out_words = int((held_out.lengths(np.arange(apart)) + 1).sum())
+    training = Part(text, np.delete(np.arange(count), chosen))
 
     model = _start(config, vocab_size).to(device)
     batches = Batches(
@@ -139,7 +151,7 @@ def train_judge(
             game.iterate(batches, Key(seed=config.seed, step=step))
         if apart:
             nll = negative_log_likelihood(model, sequential(held_out, _READ_BATCH))
-            loss = nll / held_out.tokens
+            loss = nll / held_out_words
         else:
             loss = -epoch
         if progress:

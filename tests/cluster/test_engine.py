@@ -13,7 +13,7 @@ from lvtrain.cluster.batch_norm import over_the_group
 from lvtrain.cluster.engine import DeepSpeedEngine
 from lvtrain.config import OptimizerConfig
 from lvtrain.data.batches import Batches
-from lvtrain.evaluation.sentences import MemorySplit
+from lvtrain.evaluation.sentences import FlatSplit
 from lvtrain.kernels.gradient_penalty import gradient_penalty
 from lvtrain.randomness import Key
 from lvtrain.systems.language_model import LanguageModel, LanguageModelConfig
@@ -118,7 +118,7 @@ def _sampled(rank: int, world: int, zero: int | None) -> dict[str, np.ndarray]:
     if zero is not None:
         engine = deepspeed({"model": model}, zero, config.optimizer)["model"]
     words = torch.randint(4, 60, (40, 5), generator=torch.Generator().manual_seed(0))
-    split = MemorySplit(words.tolist())
+    split = FlatSplit.of(words.tolist())
     batches = Batches(split, batch_size=ROWS, seed=0, rank=rank, world=world)
     game = model.game(lambda *_: engine)
     for step in range(STEPS):

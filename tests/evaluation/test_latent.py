@@ -16,7 +16,7 @@ from lvtrain.evaluation.latent import (
     mutual_information,
     posteriors,
 )
-from lvtrain.evaluation.sentences import MemorySplit
+from lvtrain.evaluation.sentences import FlatSplit
 from lvtrain.randomness import Key
 from lvtrain.systems.vae import VAE, VAEConfig
 
@@ -36,7 +36,7 @@ def small_vae(components: int = 1, spread: float = 1.0) -> VAE:
 
 
 def batches() -> list[Batch]:
-    return list(sequential(MemorySplit(TEXT), 16))
+    return list(sequential(FlatSplit.of(TEXT), 16))
 
 
 @pytest.mark.parametrize("components", [1, 3])
@@ -77,7 +77,7 @@ def test_importance_weights_find_the_likelihood_that_enumeration_gives():
 def test_weights_are_those_of_each_sentence_alone():
     vae = small_vae()
     whole = torch.cat([-log_weights(vae, b, 100, KEY).mean(0) for b in batches()])
-    single = sequential(MemorySplit(TEXT), 1)
+    single = sequential(FlatSplit.of(TEXT), 1)
     alone = torch.cat([-log_weights(vae, b, 100, KEY).mean(0) for b in single])
     # Rows of a batch run from the longest down; their sums do not depend on the order.
     assert whole.sum().item() == pytest.approx(alone.sum().item(), rel=0.05)

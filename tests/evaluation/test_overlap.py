@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from lvtrain.evaluation import overlap
-from lvtrain.evaluation.sentences import MemorySplit
+from lvtrain.evaluation.sentences import FlatSplit
 
 words = st.sampled_from(list("abcd"))
 text = st.lists(st.lists(words, min_size=1, max_size=7).map(" ".join), min_size=2, max_size=8)
@@ -53,21 +53,18 @@ def test_distinct_counts_different_ngrams():
     assert overlap.distinct(["a"], 3) == 0.0
 
 
-def test_duplicates_are_those_seen_before():
-    assert overlap.duplicates(["a", "b", "a", "a"]) == pytest.approx(0.5)
-    assert overlap.duplicates([]) == 0.0
-
-
 rows = st.lists(st.lists(st.integers(3, 6), max_size=4), min_size=1, max_size=30)
 
 
-@given(rows, rows)
-def test_copies_are_found_whole_and_only_those(samples, training):
-    expected = sum(row in training for row in samples) / len(samples)
-    assert overlap.copied(samples, MemorySplit(training)) == pytest.approx(expected)
+@given(rows, rows, st.integers(1, 40))
+def test_duplicates_and_copies_are_found_whole_and_only_those(samples, training, chunk):
+    copied = sum(row in training for row in samples) / len(samples)
+    before = sum(row in samples[:i] for i, row in enumerate(samples)) / len(samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "CHUNK", chunk)
+        found = overlap.repeated(FlatSplit.of(samples), FlatSplit.of(training))
+    assert found == pytest.approx((before, copied))
 
 
-def test_copies_are_found_across_chunks(monkeypatch):
-    monkeypatch.setattr(overlap, "CHUNK", 2)
-    training = MemorySplit([[4], [5], [6], [7, 8], [7, 9]])
-    assert overlap.copied([[6], [7, 9], [9, 7], [4, 4]], training) == pytest.approx(0.5)
+def test_of_no_sentences_none_are_repeated():
+    assert overlap.repeated(FlatSplit.of([]), FlatSplit.of([[4]])) == (0.0, 0.0)

@@ -7,7 +7,7 @@ import torch
 
 from lvtrain.data.batches import sequential
 from lvtrain.evaluation.reconstruction import compare, reconstruction_nll
-from lvtrain.evaluation.sentences import MemorySplit
+from lvtrain.evaluation.sentences import FlatSplit
 from lvtrain.systems.autoencoder import Autoencoder, AutoencoderConfig
 
 
@@ -31,7 +31,7 @@ def test_an_empty_reconstruction_is_wrong_in_every_word():
 def test_nll_is_the_mean_over_words_whatever_the_batches():
     torch.manual_seed(0)
     system = Autoencoder(AutoencoderConfig(embedding=5, hidden=6), 12)
-    split = MemorySplit([[4, 5], [6], [7, 8, 9, 10], [4, 4, 4]])
+    split = FlatSplit.of([[4, 5], [6], [7, 8, 9, 10], [4, 4, 4]])
     whole = reconstruction_nll(system, sequential(split, 4))
     assert reconstruction_nll(system, sequential(split, 1)) == pytest.approx(whole, rel=1e-5)
     assert whole == pytest.approx(math.log(12), rel=0.1)
@@ -40,7 +40,7 @@ def test_nll_is_the_mean_over_words_whatever_the_batches():
 def test_training_lowers_the_nll_to_0_on_one_sentence():
     torch.manual_seed(0)
     system = Autoencoder(AutoencoderConfig(embedding=8, hidden=16), 8)
-    batches = list(sequential(MemorySplit([[4, 5, 6, 7]]), 1))
+    batches = list(sequential(FlatSplit.of([[4, 5, 6, 7]]), 1))
     optimizer = torch.optim.Adam(system.parameters(), 0.05)
     for _ in range(60):
         optimizer.zero_grad()
