@@ -54,7 +54,7 @@ from lvtrain.generation.weights import check_shapes, read_tensors, replacing, wr
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
-from lvtrain.systems.seq2seq import SHAPES, translator_of
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 from lvtrain.training import checkpoint
 
@@ -404,8 +404,7 @@ def begin(system: System, config: RunConfig) -> None:
             raise UserError(
                 f"--from {start}: expected the vocabularies of {config.store}, found others"
             )
-    for name in SHAPES:
-        expected, given = getattr(theirs.config, name), getattr(ours.config, name)
-        if given != expected:
+    for name, expected in theirs.config.shapes.items():
+        if (given := getattr(ours.config, name)) != expected:
             raise UserError(f"--{name}: expected {expected}, as --from {start} has, found {given}")
     system.start_from(theirs)
