@@ -2,9 +2,11 @@
 
 Each column goes on from the same run of `seq2seq` for the same number of iterations with the same
 optimiser and batches: by likelihood alone, and by BR-CSGAN for some shares λ of the discriminator's
-opinion in the reward, 0 being reinforcement by BLEU alone. The checkpoint with the best greedy
-translations of the validation split is measured on the test split, by beam search: BLEU and chrF,
-and how likely a difference from likelihood would be by chance (paired bootstrap, Koehn 2004).
+opinion in the reward, 0 being reinforcement by BLEU alone. With `--adversary wu` the discriminator
+is that of Wu et al. (2017), and that alone: each word still has the credit of its prefix, where
+theirs have that of the sentence. The checkpoint with the best greedy translations of the validation
+split is measured on the test split, by beam search: BLEU and chrF, and how likely a difference from
+likelihood would be by chance (paired bootstrap, Koehn 2004).
 
     python -m benchmarks.translation_gan --from runs/rnnsearch --out runs/translation_gan
 
@@ -41,6 +43,8 @@ from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
 from lvtrain.training.log import read_metrics
 
 LIKELIHOOD = "likelihood"
+# With either discriminator: columns of two differ by these alone.
+CREDIT: Literal["prefix"] = "prefix"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class ComparisonConfig:
     results: Path | None = None
     """Folder of the figures; `--out` by default."""
     adversary: Literal["brcsgan", "wu"] = "brcsgan"
-    """Whose discriminator it is."""
+    """Whose discriminator it is; words are credited by prefixes with either."""
     shares: tuple[float, ...] = (0.0, 0.7, 1.0)
     """λ of the columns."""
     seed: int = 0
@@ -102,10 +106,7 @@ class ComparisonConfig:
         columns = {LIKELIHOOD: replace(whole, play=alone)}
         for share, temperature in zip(self.shares, self.temperatures, strict=True):
             policy = PolicyConfig(
-                adversarial=share,
-                rollouts=self.rollouts,
-                temperature=temperature,
-                credit="prefix",
+                adversarial=share, rollouts=self.rollouts, temperature=temperature, credit=CREDIT
             )
             fresh = self.fresh if share else 0
             columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside, fresh=fresh)
@@ -208,7 +209,8 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
     temperatures = ", ".join(map(str, config.temperatures))
     return (
-        f"Beam {config.beam}; p by paired bootstrap; {config.rollouts} roll-outs, τ = "
+        f"Beam {config.beam}; p by paired bootstrap; the discriminator of {config.adversary}, "
+        f"credit by {CREDIT}; {config.rollouts} roll-outs, τ = "
         f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
         f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
         f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"

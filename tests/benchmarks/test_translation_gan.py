@@ -49,3 +49,7 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     assert column("lambda-0.5", replace(config, beam=2))["column"] == "lambda-0.5"
     assert curve(config).splitlines()[0] == "| validation, greedy | 2 | 3 |"
     assert table(found).count("\n") == 5 and "1 roll-outs" in whence(config, found)
+    for adversary in ("brcsgan", "wu"):
+        other = replace(config, adversary=adversary)
+        assert {c.rewards.credit for n, c in other.columns.items() if n != LIKELIHOOD} == {"prefix"}
+        assert f"of {adversary}, credit by prefix" in whence(other, found)
