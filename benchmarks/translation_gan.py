@@ -41,6 +41,7 @@ from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
 from lvtrain.training.log import read_metrics
+from lvtrain.training.parts import digest
 
 LIKELIHOOD = "likelihood"
 # With either discriminator: columns of two differ by these alone.
@@ -54,9 +55,9 @@ class ComparisonConfig:
     start: Annotated[Path, tyro.conf.arg(name="from")]
     """The run of the translator that all go on from."""
     out: Path
-    """Folder of the runs."""
+    """Folder of the runs, and of each one's figures."""
     results: Path | None = None
-    """Folder of the figures; `--out` by default."""
+    """Folder of the table and of all figures; `--out` by default."""
     adversary: Literal["brcsgan", "wu"] = "brcsgan"
     """Whose discriminator it is; words are credited by prefixes with either."""
     shares: tuple[float, ...] = (0.0, 0.7, 1.0)
@@ -92,11 +93,6 @@ class ComparisonConfig:
     """Print the figures as JSON."""
 
     @property
-    def kept(self) -> Path:
-        """Where the figures are."""
-        return self.results or self.out
-
-    @property
     def columns(self) -> dict[str, Seq2SeqGANConfig]:
         """The configurations to compare, by name; the baseline is the first."""
         whole = Seq2SeqGANConfig(adversary=self.adversary, discriminator=self.discriminator)
@@ -123,17 +119,22 @@ class ComparisonConfig:
 
 
 def settings(name: str, config: ComparisonConfig) -> dict[str, Any]:
-    """All that the figures of a column depend on."""
+    """All that the figures of a column depend on; of the translator that it goes on from, not where
+    this machine has it but the digest of its parameters."""
     everything = asdict(config)
-    for where in ("out", "results", "shares", "temperatures", "fresh", "json"):
-        del everything[where]
-    everything["column"] = asdict(config.columns[name])
-    return json.loads(json.dumps(everything, default=str))
+    for left_out in ("out", "results", "shares", "temperatures", "fresh", "json"):
+        del everything[left_out]
+    parts = Model.load(config.start).system.parts
+    tensors = {f"{p}.{n}": t for p, m in parts.items() for n, t in m.state_dict().items()}
+    where = {"start": config.start.resolve().name}
+    everything |= where | {"start_digest": digest(tensors)}
+    everything["column"] = asdict(config.columns[name]) | where
+    return json.loads(json.dumps(everything))
 
 
 def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     """Train a column, or go on with it, and measure it; once."""
-    kept = config.kept / f"{name}.json"
+    kept = config.out / f"{name}.json"
     wanted = settings(name, config)
     if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == wanted:
         return found
@@ -164,7 +165,6 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         "settings": wanted,
         **provenance("benchmarks.translation_gan"),
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found, indent=2))
     return found
 
@@ -221,7 +221,10 @@ def main() -> None:
     config = tyro.cli(ComparisonConfig, description=__doc__)
     found = [measure(name, config) for name in config.columns]
     text = "\n".join([table(found), curve(config), whence(config, found)])
-    (config.kept / "translation_gan.md").write_text(text)
+    results = config.results or config.out
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "translation_gan.md").write_text(text)
+    (results / "translation_gan.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2) if config.json else text)
 
 
