@@ -78,7 +78,7 @@ def test_draws_follow_from_the_seed(translators: Runs, said: Ask) -> None:
 
 
 def test_a_line_too_long_is_translated_in_pieces_or_refused(
-    translators: Runs, said: Ask, refused: Ask
+    translators: Runs, said: Ask, refused: Ask, typed: Callable[[str], None]
 ) -> None:
     model = Model.load(translators["tiny"])
     longest = model.config.max_words
@@ -86,10 +86,11 @@ def test_a_line_too_long_is_translated_in_pieces_or_refused(
     whole = said("translate", translators["tiny"], line).strip()
     parts = [" ".join(["boys"] * (longest - 1) + [","]), "girls girls girls"]
     assert whole == " ".join(model.translate(parts))
-    message = refused("translate", translators["tiny"], "boys", line, "--long", "refuse")
-    assert (
-        f"line 2: expected at most {longest} words" in message and f"found {longest + 3}" in message
-    )
+    typed(f"boys\n{line}\n")
+    for where, given in (("sentence 2", ["boys", line]), ("standard input: line 2", [])):
+        message = refused("translate", translators["tiny"], *given, "--long", "refuse")
+        assert f"error: {where}: expected at most {longest} words" in message
+        assert f"found {longest + 3}" in message
 
 
 def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> None:
