@@ -133,6 +133,24 @@ def test_an_exported_translator_says_what_the_run_says(
             Model.load(tmp_path / name, average=2)
 
 
+def test_figures_of_averaged_parameters_say_so(
+    translators: Runs, tmp_path: Path, said: Ask
+) -> None:
+    run, out = translators["tiny"], tmp_path / "figures"
+    ask = ("evaluate", run, "--draws", "0", "--out", out)
+    first = ["step", "averaged", "split", "sentences"]
+    lines = [line.split() for line in said(*ask, "--average", "2").splitlines()]
+    assert [line[0] for line in lines[:4]] == first and lines[1] == ["averaged", "2"]
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert list(figures)[:4] == first and figures["averaged"] == 2
+    assert "<span>averaged 2</span>" in (out / "report.html").read_text()
+    assert "averaged" not in json.loads(said(*ask, "--json"))
+    said("export", run, "--out", tmp_path / "model", "--average", "2")
+    assert json.loads(said("inspect", tmp_path / "model", "--json"))["averaged"] == 2
+    again = json.loads(said("evaluate", tmp_path / "model", "--draws", "0", "--json"))
+    assert again == figures
+
+
 def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     run, other = translators["tiny"], translators["tiny-transformer"]
     ask = ("evaluate", run, "--baseline", other, "--draws", "3", "--sources", "5", "--json")
