@@ -336,13 +336,14 @@ class Model:
     @property
     def prior(self) -> CodeGaussian:
         """A plain autoencoder's Gaussian, fitted to codes of training sentences when first asked
-        for and kept in the run folder, where that can be written."""
-        path = self.folder / PRIOR
-        if self._prior is None:
+        for and kept in the run folder, where that can be written and the parameters are those of a
+        step."""
+        path, kept = self.folder / PRIOR, self.averaged == 1
+        if self._prior is None and kept:
             self._prior = read_gaussian(path, self.step, self._decoding.decoder.code)
         if self._prior is None:
             self._prior = self._fit_prior()
-            if self.is_run and self.store.digest == self.config.store_digest:
+            if kept and self.is_run and self.store.digest == self.config.store_digest:
                 with contextlib.suppress(OSError):
                     write_gaussian(path, self._prior, self.step)
         return self._prior
