@@ -2,9 +2,11 @@
 
 Each column goes on from the same run of `seq2seq` for the same number of iterations with the same
 optimiser and batches: by likelihood alone, and by BR-CSGAN for some shares λ of the discriminator's
-opinion in the reward, 0 being reinforcement by BLEU alone. The checkpoint with the best greedy
-translations of the validation split is measured on the test split, by beam search: BLEU and chrF,
-and how likely a difference from likelihood would be by chance (paired bootstrap, Koehn 2004).
+opinion in the reward, 0 being reinforcement by BLEU alone. With `--adversary wu` the discriminator
+is that of Wu et al. (2017), and that alone: each word still has the credit of its prefix, where
+theirs have that of the sentence. The checkpoint with the best greedy translations of the validation
+split is measured on the test split, by beam search: BLEU and chrF, and how likely a difference from
+likelihood would be by chance (paired bootstrap, Koehn 2004).
 
     python -m benchmarks.translation_gan --from runs/rnnsearch --out runs/translation_gan
 
@@ -39,8 +41,11 @@ from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
 from lvtrain.training.log import read_metrics
+from lvtrain.training.parts import digest
 
 LIKELIHOOD = "likelihood"
+# With either discriminator: columns of two differ by these alone.
+CREDIT: Literal["prefix"] = "prefix"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +55,11 @@ class ComparisonConfig:
     start: Annotated[Path, tyro.conf.arg(name="from")]
     """The run of the translator that all go on from."""
     out: Path
-    """Folder of the runs."""
+    """Folder of the runs, and of each one's figures."""
     results: Path | None = None
-    """Folder of the figures; `--out` by default."""
+    """Folder of the table and of all figures; `--out` by default."""
     adversary: Literal["brcsgan", "wu"] = "brcsgan"
-    """Whose discriminator it is."""
+    """Whose discriminator it is; words are credited by prefixes with either."""
     shares: tuple[float, ...] = (0.0, 0.7, 1.0)
     """λ of the columns."""
     seed: int = 0
@@ -88,11 +93,6 @@ class ComparisonConfig:
     """Print the figures as JSON."""
 
     @property
-    def kept(self) -> Path:
-        """Where the figures are."""
-        return self.results or self.out
-
-    @property
     def columns(self) -> dict[str, Seq2SeqGANConfig]:
         """The configurations to compare, by name; the baseline is the first."""
         whole = Seq2SeqGANConfig(adversary=self.adversary, discriminator=self.discriminator)
@@ -102,10 +102,7 @@ class ComparisonConfig:
         columns = {LIKELIHOOD: replace(whole, play=alone)}
         for share, temperature in zip(self.shares, self.temperatures, strict=True):
             policy = PolicyConfig(
-                adversarial=share,
-                rollouts=self.rollouts,
-                temperature=temperature,
-                credit="prefix",
+                adversarial=share, rollouts=self.rollouts, temperature=temperature, credit=CREDIT
             )
             fresh = self.fresh if share else 0
             columns[f"lambda-{share:g}"] = replace(whole, policy=policy, play=beside, fresh=fresh)
@@ -122,17 +119,22 @@ class ComparisonConfig:
 
 
 def settings(name: str, config: ComparisonConfig) -> dict[str, Any]:
-    """All that the figures of a column depend on."""
+    """All that the figures of a column depend on; of the translator that it goes on from, not where
+    this machine has it but the digest of its parameters."""
     everything = asdict(config)
-    for where in ("out", "results", "shares", "temperatures", "fresh", "json"):
-        del everything[where]
-    everything["column"] = asdict(config.columns[name])
-    return json.loads(json.dumps(everything, default=str))
+    for left_out in ("out", "results", "shares", "temperatures", "fresh", "json"):
+        del everything[left_out]
+    parts = Model.load(config.start).system.parts
+    tensors = {f"{p}.{n}": t for p, m in parts.items() for n, t in m.state_dict().items()}
+    where = {"start": config.start.resolve().name}
+    everything |= where | {"start_digest": digest(tensors)}
+    everything["column"] = asdict(config.columns[name]) | where
+    return json.loads(json.dumps(everything))
 
 
 def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
     """Train a column, or go on with it, and measure it; once."""
-    kept = config.kept / f"{name}.json"
+    kept = config.out / f"{name}.json"
     wanted = settings(name, config)
     if kept.is_file() and (found := json.loads(kept.read_text()))["settings"] == wanted:
         return found
@@ -163,7 +165,6 @@ def measure(name: str, config: ComparisonConfig) -> dict[str, Any]:
         "settings": wanted,
         **provenance("benchmarks.translation_gan"),
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found, indent=2))
     return found
 
@@ -208,7 +209,8 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
     temperatures = ", ".join(map(str, config.temperatures))
     return (
-        f"Beam {config.beam}; p by paired bootstrap; {config.rollouts} roll-outs, τ = "
+        f"Beam {config.beam}; p by paired bootstrap; the discriminator of {config.adversary}, "
+        f"credit by {CREDIT}; {config.rollouts} roll-outs, τ = "
         f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
         f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
         f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"
@@ -219,7 +221,10 @@ def main() -> None:
     config = tyro.cli(ComparisonConfig, description=__doc__)
     found = [measure(name, config) for name in config.columns]
     text = "\n".join([table(found), curve(config), whence(config, found)])
-    (config.kept / "translation_gan.md").write_text(text)
+    results = config.results or config.out
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "translation_gan.md").write_text(text)
+    (results / "translation_gan.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2) if config.json else text)
 
 

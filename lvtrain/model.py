@@ -54,7 +54,7 @@ from lvtrain.generation.weights import check_shapes, read_tensors, replacing, wr
 from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
-from lvtrain.systems.seq2seq import SHAPES, translator_of
+from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 from lvtrain.training import checkpoint
 
@@ -86,10 +86,13 @@ class Model:
         prior: CodeGaussian | None = None,
         data: Path | str | None = None,
         target_tokenizer: Tokenizer | None = None,
+        averaged: int = 1,
     ) -> None:
         self.config, self.system, self.tokenizer = config, system, tokenizer
         self.target_tokenizer = target_tokenizer
         self.step, self.folder, self._prior = step, folder, prior
+        self.averaged = averaged
+        """Checkpoints, the last at `step`, whose mean the parameters are."""
         self._data = None if data is None else Path(data)
         for part in self.system.parts.values():
             part.eval()
@@ -143,7 +146,7 @@ class Model:
                 for n, t in tensors.items():
                     mean[n] = mean[n] + t.double() if n in mean else t.double()
             part.load_state_dict({n: t / len(averaged) for n, t in mean.items()})
-        return cls(config, system, tokenizer, found.step, folder, None, data, target)
+        return cls(config, system, tokenizer, found.step, folder, None, data, target, average)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, data: Path | str | None = None) -> Model:
@@ -157,6 +160,8 @@ class Model:
         shapes = {f"{part}.{name}": tuple(tensor.shape) for part, module in system.parts.items()
                   for name, tensor in module.state_dict().items()}  # fmt: skip
         shapes["step"] = ()
+        if "averaged" in tensors:
+            shapes["averaged"] = ()
         if fitted := any(name.startswith("prior.") for name in tensors):
             width = cast(DecodingSystem, system).decoder.code
             shapes |= {"prior.mean": (width,), "prior.factor": (width, width)}
@@ -166,7 +171,8 @@ class Model:
                    if n.startswith(f"{name}.")}  # fmt: skip
             part.load_state_dict(own)
         prior = CodeGaussian(tensors["prior.mean"], tensors["prior.factor"]) if fitted else None
-        return cls(config, system, tokenizer, int(tensors["step"]), folder, prior, data, target)
+        step, averaged = int(tensors["step"]), int(tensors.get("averaged", 1))
+        return cls(config, system, tokenizer, step, folder, prior, data, target, averaged)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model alone (safetensors, JSON, tokeniser), to be used without its run. Of a
@@ -182,6 +188,8 @@ class Model:
             for name, tensor in module.state_dict().items()
         }
         tensors["step"] = torch.tensor(self.step)
+        if self.averaged > 1:
+            tensors["averaged"] = torch.tensor(self.averaged)
         if translator is None and not hasattr(self.system, "sample_codes"):
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
@@ -328,13 +336,14 @@ class Model:
     @property
     def prior(self) -> CodeGaussian:
         """A plain autoencoder's Gaussian, fitted to codes of training sentences when first asked
-        for and kept in the run folder, where that can be written."""
-        path = self.folder / PRIOR
-        if self._prior is None:
+        for and kept in the run folder, where that can be written and the parameters are those of a
+        step."""
+        path, kept = self.folder / PRIOR, self.averaged == 1
+        if self._prior is None and kept:
             self._prior = read_gaussian(path, self.step, self._decoding.decoder.code)
         if self._prior is None:
             self._prior = self._fit_prior()
-            if self.is_run and self.store.digest == self.config.store_digest:
+            if kept and self.is_run and self.store.digest == self.config.store_digest:
                 with contextlib.suppress(OSError):
                     write_gaussian(path, self._prior, self.step)
         return self._prior
@@ -404,8 +413,7 @@ def begin(system: System, config: RunConfig) -> None:
             raise UserError(
                 f"--from {start}: expected the vocabularies of {config.store}, found others"
             )
-    for name in SHAPES:
-        expected, given = getattr(theirs.config, name), getattr(ours.config, name)
-        if given != expected:
+    for name, expected in theirs.config.shapes.items():
+        if (given := getattr(ours.config, name)) != expected:
             raise UserError(f"--{name}: expected {expected}, as --from {start} has, found {given}")
     system.start_from(theirs)

@@ -211,6 +211,22 @@ def test_the_prior_is_kept_and_read_again(ae: Path) -> None:
     assert lvtrain.load(ae).generate(5) == expected
 
 
+def test_the_prior_of_averaged_parameters_is_not_that_of_their_last_step(
+    store: Path, ae: Path
+) -> None:
+    (ae / "prior.safetensors").unlink(missing_ok=True)
+    lvtrain.train(
+        "ae", store, ae, preset="tiny", steps=6, batch_size=16, threads=1,
+        validate_every=0, tensorboard=False, resume="auto",
+    )  # fmt: skip
+    mean = Model.load(ae, average=2).prior.mean
+    assert "prior.safetensors" not in names(ae)
+    own = Model.load(ae).prior.mean
+    assert not torch.equal(own, mean)
+    assert torch.equal(Model.load(ae).prior.mean, own)
+    assert torch.equal(Model.load(ae, average=2).prior.mean, mean)
+
+
 def test_a_prior_that_cannot_be_kept_is_no_matter(ae: Path) -> None:
     expected = lvtrain.load(ae).generate(5)
     (ae / "prior.safetensors").unlink()

@@ -29,13 +29,14 @@ class EvaluateArguments:
     run: tyro.conf.Positional[Path]
     """The run folder, or an exported model."""
     step: int | None = None
-    """The checkpoint's step; the best validated one unless told."""
+    """The checkpoint's step; the best validated one unless told, or the newest to average."""
     data: Path | None = None
     """The store to measure on; the one trained on unless told."""
     out: Path | None = None
     """The folder to write into; the run folder unless told."""
     average: int = 1
-    """Average the parameters of so many of the newest checkpoints."""
+    """Average the parameters of so many of the newest checkpoints, of the baseline too; the figures
+    say `averaged`."""
     baseline: Path | None = None
     """Another translator's run, to compare with by paired bootstrap."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(

@@ -106,6 +106,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "system": model.config.system,
         "preset": model.config.preset,
         "step": model.step,
+        **({"averaged": model.averaged} if model.averaged > 1 else {}),
         "parameters": _parameters(model.system),
         "store": str(model.config.store),
     }

@@ -60,10 +60,12 @@ def run(argv: list[str]) -> int:
         if Path(given).is_file():
             print(f"{given}: translated as a sentence; a file is read from standard input, "
                   f"lvtrain translate {arguments.run} < {given}", file=sys.stderr)  # fmt: skip
-    lines = iter(arguments.sentences) if arguments.sentences else stdin_lines()
+    lines, where = stdin_lines(), "standard input: line"
+    if arguments.sentences:
+        lines, where = iter(arguments.sentences), "sentence"
     first = 1
     while chunk := list(islice(lines, _CHUNK)):
-        every = translator.translate(chunk, arguments.config, first)
+        every = translator.translate(chunk, arguments.config, first, where)
         for number, (source, best) in enumerate(zip(chunk, every, strict=True), first):
             if arguments.json:
                 print(json.dumps(_record(source, best), ensure_ascii=False))

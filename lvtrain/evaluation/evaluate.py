@@ -175,7 +175,7 @@ def evaluate(
     system = model.system
 
     tell(f"generating {count:,} sentences")
-    figures: Figures = {"step": model.step, "split": name, "samples": count}
+    figures: Figures = {**_parameters(model), "split": name, "samples": count}
     how = {} if config.temperature is None else {"temperature": config.temperature}
     with evaluating(system), generated(model, count, config.seed, tell, **how) as (samples, rows):
         figures |= _perplexities(model, rows, train, real, config, tell)
@@ -199,6 +199,12 @@ def evaluate(
     return Evaluation(_finite(figures), samples, pairs, walks)
 
 
+def _parameters(model: Model) -> Figures:
+    """Whose figures they are: of a step, or of the mean of so many checkpoints up to it."""
+    averaged = {"averaged": model.averaged} if model.averaged > 1 else {}
+    return {"step": model.step} | averaged
+
+
 def _finite(figures: Figures) -> Figures:
     """JSON has no infinity: what is not finite is null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v
@@ -219,7 +225,7 @@ def _evaluate_translator(
     )
     tell(f"translating {len(sources):,} sentences")
     found = translation.translated(translator, sources, how)
-    figures: Figures = {"step": model.step, "split": name, "sentences": len(sources)}
+    figures: Figures = {**_parameters(model), "split": name, "sentences": len(sources)}
     figures |= translation.scores(found, references)
     if baseline is not None:
         tell("translating with the baseline")

@@ -80,16 +80,20 @@ class Translator:
         self.model, self.source, self.target, self.max_words = model, source, target, max_words
 
     def translate(
-        self, lines: Sequence[str], config: TranslateConfig, first: int = 1
+        self,
+        lines: Sequence[str],
+        config: TranslateConfig,
+        first: int = 1,
+        where: str = "sentence",
     ) -> list[list[Translation]]:
         """The `nbest` translations of each line, the best first; an empty line has an empty one.
 
         A pure function of its arguments. Raises UserError for a line longer than `max_words` where
-        such are refused, by its number counted from `first`.
+        such are refused, by `where` it is and its number counted from `first`.
         """
         check(config)
         check_text(lines)
-        pieces = [self._pieces(line, config, n) for n, line in enumerate(lines, first)]
+        pieces = [self._pieces(line, config, f"{where} {n}") for n, line in enumerate(lines, first)]
         flat = [piece for of_line in pieces for piece in of_line]
         found = iter(self.hypotheses(flat, config))
         translations = []
@@ -120,7 +124,7 @@ class Translator:
             found |= zip(part, best, strict=True)
         return [found[place] for place in range(len(sources))]
 
-    def _pieces(self, line: str, config: TranslateConfig, number: int) -> list[list[int]]:
+    def _pieces(self, line: str, config: TranslateConfig, where: str) -> list[list[int]]:
         """A line as ids, cut where it is too long: after a sentence, a clause, a comma or else a
         word, as far back as the middle of what fits."""
         words = line.split()
@@ -129,7 +133,7 @@ class Translator:
             return [ids.tolist()] if len(ids) else []
         if config.long == "refuse":
             raise UserError(
-                f"line {number}: expected at most {self.max_words} words or pieces, the most that "
+                f"{where}: expected at most {self.max_words} words or pieces, the most that "
                 f"the model was trained on, found {len(ids)}; --long split translates it in pieces"
             )
         ends = list(accumulate(lengths.tolist()))

@@ -95,9 +95,13 @@ class Seq2SeqConfig:
         """Whether both sides must have the same words."""
         return self.tied == "all"
 
-
-SHAPES = ("architecture", "embedding", "hidden", "layers", "heads", "tied")
-"""The fields on which the shapes of the parameters depend, or what they mean."""
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """The fields on which the shapes of the parameters depend, or what they mean."""
+        names = ["architecture", "embedding", "hidden", "layers", "tied"]
+        if self.architecture == "transformer":
+            names.append("heads")
+        return {name: getattr(self, name) for name in names}
 
 
 class Seq2Seq(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import lvtrain
 from benchmarks.rollouts import RolloutsConfig, measure, one_prefix, translator
-from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, curve, table, whence
+from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, curve, settings, table, whence
 from benchmarks.translation_gan import measure as column
 from lvtrain.data.tokenizer import PAD
 from lvtrain.objectives.rollouts import sample
@@ -43,9 +44,21 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     assert [config.iterations(c) for c in config.columns.values()] == [3, 2, 3]
     found = [column(name, config) for name in config.columns]
     assert "bleu_p" in found[1]["figures"] and "bleu_p" not in found[0]["figures"]
+    assert str(tmp_path) not in json.dumps(found)  # They are read where this folder is not.
     kept = config.out / "lambda-0.5.json"
     kept.write_text(json.dumps(found[2] | {"column": "kept"}))
     assert column("lambda-0.5", config)["column"] == "kept"
     assert column("lambda-0.5", replace(config, beam=2))["column"] == "lambda-0.5"
+    other = tmp_path / "other" / "start"
+    lvtrain.train("seq2seq", store, other, preset="tiny", model=SMALL.translator, steps=2, seed=1,
+                  batch_size=8, threads=1, validate_every=0, tensorboard=False)  # fmt: skip
+    shutil.copytree(start, tmp_path / "moved" / "start")
+    ours = found[2]["settings"]
+    assert settings("lambda-0.5", replace(config, start=tmp_path / "moved" / "start")) == ours
+    assert settings("lambda-0.5", replace(config, start=other)) != ours
     assert curve(config).splitlines()[0] == "| validation, greedy | 2 | 3 |"
     assert table(found).count("\n") == 5 and "1 roll-outs" in whence(config, found)
+    for adversary in ("brcsgan", "wu"):
+        other = replace(config, adversary=adversary)
+        assert {c.rewards.credit for n, c in other.columns.items() if n != LIKELIHOOD} == {"prefix"}
+        assert f"of {adversary}, credit by prefix" in whence(other, found)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lvtrain.cli import run
+from lvtrain.commands.evaluate import _text
 from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 
@@ -65,6 +66,14 @@ def test_a_run_keeps_its_figures_and_its_report(copy: Callable[[str], Path], sai
     assert [line.split()[0] for line in out.splitlines()] == list(figures)
     assert content(folder).keys() >= FILES
     assert not [name for name in content(folder) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("figure", "printed"),
+    [(40.18223817901941, "40.18"), (0.0043217, "0.004322"), (4.3217e-6, "4.322e-06"), (0.0, "0")],
+)
+def test_a_figure_is_printed_with_four_digits_however_small(figure: float, printed: str) -> None:
+    assert _text(figure) == printed
 
 
 def test_an_exported_model_stays_as_it_is(exported: Path, said: Ask) -> None:

@@ -78,7 +78,7 @@ def test_draws_follow_from_the_seed(translators: Runs, said: Ask) -> None:
 
 
 def test_a_line_too_long_is_translated_in_pieces_or_refused(
-    translators: Runs, said: Ask, refused: Ask
+    translators: Runs, said: Ask, refused: Ask, typed: Callable[[str], None]
 ) -> None:
     model = Model.load(translators["tiny"])
     longest = model.config.max_words
@@ -86,10 +86,11 @@ def test_a_line_too_long_is_translated_in_pieces_or_refused(
     whole = said("translate", translators["tiny"], line).strip()
     parts = [" ".join(["boys"] * (longest - 1) + [","]), "girls girls girls"]
     assert whole == " ".join(model.translate(parts))
-    message = refused("translate", translators["tiny"], "boys", line, "--long", "refuse")
-    assert (
-        f"line 2: expected at most {longest} words" in message and f"found {longest + 3}" in message
-    )
+    typed(f"boys\n{line}\n")
+    for where, given in (("sentence 2", ["boys", line]), ("standard input: line 2", [])):
+        message = refused("translate", translators["tiny"], *given, "--long", "refuse")
+        assert f"error: {where}: expected at most {longest} words" in message
+        assert f"found {longest + 3}" in message
 
 
 def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> None:
@@ -130,6 +131,24 @@ def test_an_exported_translator_says_what_the_run_says(
         assert exported.translate(SOURCES) == Model.load(run, average=2).translate(SOURCES)
         with pytest.raises(UserError, match="no checkpoints to average"):
             Model.load(tmp_path / name, average=2)
+
+
+def test_figures_of_averaged_parameters_say_so(
+    translators: Runs, tmp_path: Path, said: Ask
+) -> None:
+    run, out = translators["tiny"], tmp_path / "figures"
+    ask = ("evaluate", run, "--draws", "0", "--out", out)
+    first = ["step", "averaged", "split", "sentences"]
+    lines = [line.split() for line in said(*ask, "--average", "2").splitlines()]
+    assert [line[0] for line in lines[:4]] == first and lines[1] == ["averaged", "2"]
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert list(figures)[:4] == first and figures["averaged"] == 2
+    assert "<span>averaged 2</span>" in (out / "report.html").read_text()
+    assert "averaged" not in json.loads(said(*ask, "--json"))
+    said("export", run, "--out", tmp_path / "model", "--average", "2")
+    assert json.loads(said("inspect", tmp_path / "model", "--json"))["averaged"] == 2
+    again = json.loads(said("evaluate", tmp_path / "model", "--draws", "0", "--json"))
+    assert again == figures
 
 
 def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:

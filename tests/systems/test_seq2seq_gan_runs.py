@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -99,6 +99,21 @@ def test_the_flags_take_the_translator_as_it_is(
         assert run([str(a) for a in (*argv[:5], tmp_path / "other", *argv[6:], *given)]) == 2
         assert said in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("architecture", ["rnnsearch", "transformer"])
+def test_heads_must_agree_where_there_are_any(
+    store: Path, tmp_path: Path, architecture: Literal["rnnsearch", "transformer"]
+) -> None:
+    first = replace(SMALL.translator, architecture=architecture, heads=2)
+    start = trained(store, tmp_path / "start", first, "seq2seq", steps=1)
+    model = starting_from(SMALL, start)
+    other = replace(model, translator=replace(model.translator, heads=1))
+    if architecture == "transformer":
+        with pytest.raises(UserError, match=f"^--heads: expected 2, as --from {start} has"):
+            trained(store, tmp_path / "run", other, steps=1)
+    else:
+        trained(store, tmp_path / "run", other, steps=1)
 
 
 def test_what_a_user_may_not_expect_of_a_run_is_said(
