@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from lvtrain.data.folder import work_folder, write_whole
-from lvtrain.data.info import INDEX, SplitInfo, StoreInfo, reasons
+from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
 from lvtrain.data.inputs import check_alike, key_of, names_of, sorter_of
+from lvtrain.data.location import Uri
 from lvtrain.data.prepare_config import PrepareConfig
+from lvtrain.data.sending import sent_folder
 from lvtrain.data.sources import Source
 from lvtrain.data.stages import SPLITS, Progress, Work
 from lvtrain.data.store import Store, read_index
@@ -33,22 +35,25 @@ KEPT: Final = (
 def append(
     config: PrepareConfig,
     sources: Mapping[str, Source],
-    out: Path,
+    out: Path | Uri,
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> StoreInfo:
     """Add sources to the store at `out`. Raises UserError, and leaves it as it was, for anything
     wrong with them, or where what they have is not what it has."""
-    out = out.resolve()
-    store = Store.open(out, verify="size")
+    out = out.resolve() if isinstance(out, Path) else out
+    store = Store.open(str(out), verify="size")
     info = store.info
     config = _kept(config, info, out)
     threshold = _check(info, sources, out)
     check_alike(sources, info)
-    with (
-        work_folder(out, key_of(config, sources, info.digest)) as folder,
-        Processes(config.processes or cores()) as processes,
-    ):
+    key = key_of(config, sources, info.digest)
+    if isinstance(out, Path):
+        making = work_folder(out, key)
+    else:
+        own = None if config.work is None else Path(config.work)
+        making = sent_folder(out, own, key, overwrite=False, before=info)
+    with making as folder, Processes(config.processes or cores()) as processes:
         # The index was read before the lock was held, which another may have held until now.
         if read_index(out) != info:
             raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
@@ -58,7 +63,8 @@ def append(
         tasks = work.tasks(sources, sorter)
         # At least two bytes a word, of which there is one in at most so many bytes of text.
         work.check_space(sum(source.bytes for source in sources.values()) // 8)
-        tallies, slices = work.encode(tasks, sorter, info.labels, info.layout, out)
+        tokenizers = out if isinstance(out, Path) else _fetched(store, work.result)
+        tallies, slices = work.encode(tasks, sorter, info.labels, info.layout, tokenizers)
         if not slices:
             dropped = sum((tally.dropped for tally in tallies.values()), Counter[str]())
             raise UserError(
@@ -71,17 +77,30 @@ def append(
             splits=_together(info.splits, new),
             sources=(*info.sources, *names_of(sources)),
         )
-        for split in new.values():
-            for shard in split.shards:
-                made, place = work.result / shard.file, out / shard.file
-                place.parent.mkdir(exist_ok=True)
-                if made.exists():  # else a call that was killed had moved it
-                    made.replace(place)
-        write_whole(out / INDEX, grown.to_json().encode("utf-8", "backslashreplace"))
+        index = grown.to_json().encode("utf-8", "backslashreplace")
+        if isinstance(out, Path):
+            for split in new.values():
+                for shard in split.shards:
+                    made, place = work.result / shard.file, out / shard.file
+                    place.parent.mkdir(exist_ok=True)
+                    if made.exists():  # else a call that was killed had moved it
+                        made.replace(place)
+            write_whole(out / INDEX, index)
+        else:
+            write_whole(work.result / INDEX, index)
+            work.send(grown, out, info)
     return grown
 
 
-def _kept(config: PrepareConfig, info: StoreInfo, out: Path) -> PrepareConfig:
+def _fetched(store: Store, folder: Path) -> Path:
+    """Save the vocabularies of a store that is elsewhere in a folder, and return it."""
+    store.tokenizer.save(folder / TOKENIZER)
+    if store.target_tokenizer is not None:
+        store.target_tokenizer.save(folder / TARGET_TOKENIZER)
+    return folder
+
+
+def _kept(config: PrepareConfig, info: StoreInfo, out: Path | Uri) -> PrepareConfig:
     """Return the configuration with the store's settings. Raises UserError for other ones."""
     stored = {name: info.settings[name] for name in KEPT if name in info.settings}
     defaults = {field.name: field.default for field in fields(config)}
@@ -92,7 +111,7 @@ def _kept(config: PrepareConfig, info: StoreInfo, out: Path) -> PrepareConfig:
     return replace(config, **stored)
 
 
-def _check(info: StoreInfo, sources: Mapping[str, Source], out: Path) -> int:
+def _check(info: StoreInfo, sources: Mapping[str, Source], out: Path | Uri) -> int:
     """Return the threshold of hashes. Raises UserError for a store that cannot grow, and for files
     that it has already."""
     if info.threshold is None:

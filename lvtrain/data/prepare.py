@@ -51,7 +51,7 @@ def prepare(
     _check_places(config, to)
     sources = sources_of(config)
     if config.append:
-        return append(config, sources, Path(out), progress, workers)
+        return append(config, sources, to, progress, workers)
     key = key_of(config, sources)
     if isinstance(to, Path):
         making = resumed_folder(to, known_by=INDEX, key=key, overwrite=config.overwrite)
@@ -132,13 +132,11 @@ def _build(
 
 
 def _check_places(config: PrepareConfig, out: Path | Uri) -> None:
-    """Raise UserError for a work folder that has no use, and for a store that cannot grow there."""
+    """Raise UserError for a work folder that has no use, or is none."""
     if config.work is not None and isinstance(out, Path):
         raise UserError(f"--work: expected with a store at a URI, found the path {out}")
     if config.work is not None and uri_of(config.work) is not None:
         raise UserError(f"--work: expected a path, found the URI {config.work}")
-    if config.append and isinstance(out, Uri):
-        raise UserError(f"--append: expected a store that has a path, found the URI {out}")
 
 
 def _check_splits(

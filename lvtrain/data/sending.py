@@ -2,7 +2,7 @@
 
 Other storage renames no folder as a whole, so the order is what counts: first whatever the store
 consists of, then `store.json`, without which there is no store; one that is replaced loses its own
-before anything else is written.
+before anything else is written, one that grows keeps it until all that is new is there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lvtrain.data.cache import own_folder
 from lvtrain.data.folder import WorkFolder, too_late, work_folder, write_whole
 from lvtrain.data.info import INDEX, StoreInfo
 from lvtrain.data.location import Uri, listed, opened, put, read_bytes, said
+from lvtrain.data.store import read_index
 from lvtrain.data.workers import Advance
 from lvtrain.errors import Passing, UserError
 
@@ -34,13 +35,17 @@ OF_A_STORE: Final = re.compile(
 
 
 @contextmanager
-def sent_folder(out: Uri, work: Path | None, key: str, overwrite: bool) -> Iterator[WorkFolder]:
+def sent_folder(
+    out: Uri, work: Path | None, key: str, overwrite: bool, before: StoreInfo | None = None
+) -> Iterator[WorkFolder]:
     """Give a folder of work, as `work_folder` does, for a store that goes to a URI.
 
     It is below `work`, or a folder of the user's. Raises UserError, before any work, if a store
-    cannot be written there, or something else is there, or a store that is not to be replaced.
+    cannot be written there, or something else is there, or a store that is not to be replaced;
+    `before` is one that grows.
     """
-    _check_absent(out, overwrite)
+    if before is None:
+        _check_absent(out, overwrite)
     name = f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
     with work_folder((work or own_folder("prepare")) / name, key) as folder:
         try:
@@ -86,16 +91,19 @@ def send_store(
     to: Uri,
     overwrite: bool,
     run: Callable[[list[Sending]], None],
+    before: StoreInfo | None = None,
 ) -> None:
-    """Send a store whose index is there; `run` carries `send` out. Raises UserError."""
+    """Send a store whose index is there; `run` carries `send` out. Of one that has grown from
+    `before`, which is there, what is new. Raises UserError."""
     store, notes = place.result, place.parts
     with too_late():
-        _check_absent(to, overwrite)  # hours may have gone since it was
+        _check_as_it_was(to, overwrite, before)  # hours may have gone since it was
     _claim(to, place.key, notes)
-    shards = [shard.file for split in info.splits.values() for shard in split.shards]
-    names = [*info.tokenizers, *shards]
+    kept = set() if before is None else {INDEX, *_files(before)}
+    names = [name for name in _files(info) if name not in kept]
     tasks = [Sending(store=store, name=name, to=to, notes=notes) for name in names]
-    _remove(to / INDEX)
+    if before is None:
+        _remove(to / INDEX)
     there = _sizes(to)
     for task in tasks:
         if there.get(task.name) != task.bytes:
@@ -105,24 +113,45 @@ def send_store(
     for task in tasks:
         if (found := there.pop(task.name, None)) != task.bytes:
             raise Passing(f"{to / task.name}: expected {task.bytes:,} bytes, found {found}")
+    with too_late():
+        _check_as_it_was(to, overwrite, before)
+        if _claimed_by(to) != place.key:
+            raise UserError(f"{to}: another process is writing it")
     for name in there:  # of a store that this one replaces
-        if OF_A_STORE.fullmatch(name):
+        if OF_A_STORE.fullmatch(name) and name not in kept:
             _remove(to / name)
     _put(to / INDEX, store / INDEX)
+
+
+def _files(info: StoreInfo) -> list[str]:
+    """Return the files of a store, but for its index."""
+    shards = [shard.file for split in info.splits.values() for shard in split.shards]
+    return [*info.tokenizers, *shards]
+
+
+def _check_as_it_was(out: Uri, overwrite: bool, before: StoreInfo | None) -> None:
+    """Raise UserError if what is there is not what it was when the work began."""
+    if before is None:
+        _check_absent(out, overwrite)
+    elif read_index(out) != before:
+        raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
 
 
 def _claim(out: Uri, key: str, notes: Path) -> None:
     """Note there what is on its way; where another store was, nothing that was sent is believed to
     be there still."""
-    note = f"{key}\n".encode()
-    try:
-        found = read_bytes(out / NOTE)
-    except FileNotFoundError:
-        found = b""
-    if found != note:
+    if _claimed_by(out) != key:
         for one in notes.glob("sent-*"):
             one.unlink()
-        _put(out / NOTE, note)
+        _put(out / NOTE, f"{key}\n".encode())
+
+
+def _claimed_by(out: Uri) -> str:
+    """Return the key of what is noted to be on its way."""
+    try:
+        return read_bytes(out / NOTE).decode(errors="replace").rstrip("\n")
+    except FileNotFoundError:
+        return ""
 
 
 def _check_absent(out: Uri, overwrite: bool) -> None:

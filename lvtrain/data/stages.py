@@ -248,8 +248,9 @@ class Work:
             for name, tally in tallies.items()
         }
 
-    def send(self, info: StoreInfo, to: Uri) -> None:
-        """Send the store, whose index is there, to a URI."""
+    def send(self, info: StoreInfo, to: Uri, before: StoreInfo | None = None) -> None:
+        """Send the store, whose index is there, to a URI; of one that has grown from `before`, what
+        is new."""
 
         def run(tasks: list[Sending]) -> None:
             todo = [task for task in tasks if not sent(task).exists()]
@@ -258,7 +259,7 @@ class Work:
             self._workers.run(send, todo, meter)
             meter.end()
 
-        send_store(self._folder, info, to, self.config.overwrite, run)
+        send_store(self._folder, info, to, self.config.overwrite, run, before)
 
     def _run(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 
 from lvtrain.data.cache import Cache, own_folder, verify_there
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
-from lvtrain.data.location import is_file, read_bytes, uri_of
+from lvtrain.data.location import Uri, is_file, place, read_bytes, uri_of
 from lvtrain.data.shards import Shard, ShardInfo, allow_open, check_hash
 from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
 from lvtrain.data.words import spans
@@ -297,9 +297,10 @@ class Store:
                     verify_there(uri, shard)
 
 
-def read_index(path: Path) -> StoreInfo:
+def read_index(path: Path | Uri) -> StoreInfo:
     """Return what a store knows of itself. Raises UserError where there is none, or no store."""
-    if uri_of(path) is None and not path.is_dir():
+    path = place(path)
+    if isinstance(path, Path) and not path.is_dir():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")])
         raise UserError(
             f"{path}: no such store, expected a folder that `lvtrain prepare` wrote{near}"

@@ -161,6 +161,85 @@ def test_what_was_sent_before_another_store_is_sent_again(
     assert content(uri) == local(tmp_path / "here")
 
 
+@pytest.fixture
+def more(tmp_path: Path) -> str:
+    path = tmp_path / "more.txt"
+    path.write_text("".join(f"{line}\n" for line in Grammar().sample(700, seed=6)))
+    return str(path)
+
+
+def test_a_store_there_grows_as_one_here_does(
+    config: PrepareConfig, uri: Uri, more: str, tmp_path: Path
+) -> None:
+    for out in (str(uri), str(tmp_path / "here")):
+        prepare(config, out, workers=Here())
+    before = content(uri)
+    add = PrepareConfig(files=(more,), append=True)
+    prepare(add, tmp_path / "here", workers=Here())
+    adding = Failing("send", 10**6, Passing(""))
+    prepare(add, str(uri), workers=adding)
+    assert content(uri) == local(tmp_path / "here")
+    assert adding.sent == len(content(uri)) - len(before), "what was there is not sent again"
+    assert all(content(uri)[name] == old for name, old in before.items() if name != "store.json")
+    Store.open(str(uri), verify="full", cache=Cache(tmp_path / "shards"))
+    with pytest.raises(UserError, match="more.txt: in .* already"):
+        prepare(add, str(uri), workers=Here())
+
+
+def test_a_store_there_stays_as_it_is_until_all_that_is_added_is_there(
+    config: PrepareConfig, uri: Uri, more: str, tmp_path: Path
+) -> None:
+    for out in (str(uri), str(tmp_path / "here")):
+        prepare(config, out, workers=Here())
+    before = Store.open(str(uri)).digest
+    add = PrepareConfig(files=(more,), append=True)
+    failing = Failing("send", 3, Passing("no route to host"))
+    with pytest.raises(Passing, match="no route to host; the same command goes on from there"):
+        prepare(add, str(uri), workers=failing)
+    assert Store.open(str(uri), verify="full").digest == before
+    again = Failing("send", 10**6, Passing(""))
+    prepare(add, str(uri), workers=again)
+    assert again.sent == failing.sent - 3
+    prepare(add, tmp_path / "here", workers=Here())
+    assert content(uri) == local(tmp_path / "here")
+
+
+def test_of_two_that_add_to_a_store_there_one_is_told(
+    config: PrepareConfig, uri: Uri, more: str, tmp_path: Path
+) -> None:
+    prepare(config, str(uri), workers=Here())
+    (tmp_path / "third.txt").write_text(Path(more).read_text())
+    other = PrepareConfig(
+        files=(str(tmp_path / "third.txt"),), append=True, work=str(tmp_path / "other")
+    )
+
+    class Meanwhile:
+        def run(self, function: Callable[..., Any], tasks: Sequence[Any], advance: Any) -> None:
+            if function.__name__ == "encode_part":
+                prepare(other, str(uri), workers=Here())
+            Here().run(function, tasks, advance)
+
+    with pytest.raises(Passing, match="changed meanwhile by another process"):
+        prepare(PrepareConfig(files=(more,), append=True), str(uri), workers=Meanwhile())
+    grown = Store.open(str(uri), verify="full")
+    assert [Path(one["file"]).name for one in grown.info.sources] == ["corpus.txt", "third.txt"]
+
+
+def test_one_whose_place_another_claimed_does_not_write_the_index(
+    config: PrepareConfig, uri: Uri, tmp_path: Path
+) -> None:
+    class Claims:
+        def run(self, function: Callable[..., Any], tasks: Sequence[Any], advance: Any) -> None:
+            Here().run(function, tasks, advance)
+            if function.__name__ == "send":
+                put(uri / NOTE, b"another\n")
+
+    with pytest.raises(Passing, match="another process is writing it"):
+        prepare(config, str(uri), workers=Claims())
+    with pytest.raises(UserError, match="not a store: no store.json"):
+        Store.open(str(uri))
+
+
 def test_a_mistake_leaves_nothing_there(config: PrepareConfig, uri: Uri, tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"a b\n\xff\n")
@@ -188,7 +267,6 @@ def test_flags_without_effect_are_refused(
     for flags, reason in (
         (["--out", "s", "--work", "w"], "--work: expected with a store at a URI, found the path s"),
         (["--out", "s3://b/s", "--work", "s3://b/w"], "--work: expected a path, found the URI"),
-        (["--out", "s3://b/s", "--append"], "--append: expected a store that has a path"),
         (["--out", "s3://b/s", "--ray", "auto"], "--work: with --ray, expected a folder that"),
     ):
         assert run(["prepare", *config.files, *flags]) == 2
