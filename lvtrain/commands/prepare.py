@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from lvtrain.commands.parse import parse
+from lvtrain.data.location import uri_of
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.errors import UserError
 
@@ -40,7 +42,6 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.commands.progress import shown
-    from lvtrain.data.location import uri_of
     from lvtrain.data.prepare import prepare
 
     _check_given(arguments.config, argv)
@@ -50,6 +51,7 @@ def run(argv: list[str]) -> int:
     with ExitStack() as stack:
         workers = None
         if arguments.ray:
+            config = _absolute(config)
             if find_spec("ray") is None:
                 raise UserError("ray is not installed: pip install 'lvtrain[cluster]'")
             cluster = import_module("lvtrain.cluster.prepare")
@@ -57,6 +59,19 @@ def run(argv: list[str]) -> int:
         info = prepare(config, arguments.out, stack.enter_context(shown()), workers)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
+
+
+def _absolute(config: PrepareConfig) -> PrepareConfig:
+    """Name files as they are named from any folder: a node's workers are in another one."""
+    named: dict[str, Any] = {
+        field_.name: tuple(
+            os.path.abspath(file) if file and uri_of(file) is None else file  # noqa: PTH100
+            for file in getattr(config, field_.name)
+        )
+        for field_ in fields(config)
+        if isinstance(getattr(config, field_.name), tuple)
+    }
+    return replace(config, **named)
 
 
 def _check_given(config: PrepareConfig, argv: list[str]) -> None:

@@ -116,10 +116,15 @@ def _check(info: StoreInfo, sources: Mapping[str, Source], out: Path | Uri) -> i
     that it has already."""
     if info.threshold is None:
         raise UserError(f"{out}: prepared by an earlier version, expected a store prepared anew")
-    there = {(one["file"], one["bytes"]) for one in info.sources}
+    there = {one["file"]: one["bytes"] for one in info.sources}
     for one in names_of(sources):
-        if (one["file"], one["bytes"]) in there:
-            raise UserError(f"{one['file']}: in {out} already, expected files that are not")
+        if (before := there.get(one["file"])) is not None:
+            grown = one["bytes"] != before
+            said = f" with {before:,} bytes, now {one['bytes']:,}: its lines" if grown else ""
+            raise UserError(
+                f"{one['file']}: in {out} already{said}, expected files that are not"
+                + (" (what is new, in a file of its own)" if grown else "")
+            )
     return info.threshold
 
 

@@ -40,12 +40,24 @@ def read_columns(
     before = 0
     for path, size, _ in inputs:
         line = 1
+        if isinstance(path, Path) and (found := _size(path)) != size:
+            raise UserError(
+                f"{path}: expected {size:,} bytes as when it was found, found {found:,}: "
+                "is it written to, or another file on another node?"
+            )
         for values, read in _read_file(path, columns, line_limit, piece):
             yield Block(path, line, values, before + read)
             line += len(values[0])
         if line == 1 and piece == (0, 1):
             raise UserError(f"{path}: no rows, expected sentences")
         before += size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise unread(path, error) from None
 
 
 def _read_file(

@@ -9,7 +9,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from lvtrain.data.location import Uri, uri_of
+from pyarrow import fs
+
+from lvtrain.data.location import Uri, listed, uri_of
 from lvtrain.data.remote_files import data_files, remote_files
 from lvtrain.errors import UserError, nearest
 
@@ -44,6 +46,30 @@ def find(patterns: Sequence[str]) -> tuple[Input, ...]:
         if not one.bytes:
             raise UserError(f"{one.path}: empty file, expected sentences")
     return tuple(inputs)
+
+
+def check_unchanged(inputs: Sequence[Input]) -> None:
+    """Raise UserError for a file that is no longer as it was found."""
+    folders: dict[Uri, dict[Uri, fs.FileInfo]] = {}
+    for path, size, modified in inputs:
+        if isinstance(path, Path):
+            try:
+                now = path.stat()
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read any more: {error.strerror}") from None
+            found = (now.st_size, now.st_mtime_ns)
+        else:
+            parent = Uri(str(path.parent))
+            if parent not in folders:
+                folders[parent] = dict(listed(parent))
+            if (info := folders[parent].get(path)) is None:
+                raise UserError(f"{path}: cannot be read any more: no such file")
+            found = (info.size or 0, info.mtime_ns)
+        if found != (size, modified):
+            raise UserError(
+                f"{path}: changed while it was read, from {size:,} bytes to {found[0]:,}: "
+                "expected a file that nothing writes to"
+            )
 
 
 def _found(path: Path) -> Input:

@@ -130,6 +130,10 @@ def _lock(folder: Path, out: Path) -> TextIO:
     path = folder / LOCK
     while True:
         folder.mkdir(exist_ok=True)
+        if not path.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{out}: expected nothing or a folder of work at {folder}, found {LOCK} not in it"
+            )
         try:
             lock = path.open("w")
         except FileNotFoundError:

@@ -96,6 +96,7 @@ class StoreInfo:
         for name, split in self.splits.items():
             record["splits"][name]["oov_rate"] = split.oov_rate
         record["digest"] = self.digest
+        record["checksum"] = _checksum(json.loads(json.dumps(record)))
         return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
     def figures(self) -> dict[str, Any]:
@@ -124,6 +125,9 @@ class StoreInfo:
     def from_json(cls, text: str) -> Self:
         """Read store.json. Raises KeyError, TypeError or ValueError for anything else."""
         record = json.loads(text)
+        checksum = record.pop("checksum", None)  # none in stores of earlier versions
+        if checksum is not None and (found := _checksum(record)) != checksum:
+            raise ValueError(f"checksum {found[:16]}…, expected {str(checksum)[:16]}…")
         if record["version"] not in range(1, VERSION + 1):
             raise ValueError(f"version {record['version']}, expected {VERSION} or lower")
         digest = record.pop("digest")
@@ -177,6 +181,11 @@ class StoreInfo:
         words = ", ".join(f"{word} {number:,}" for word, number in self.frequent[:10])
         lines.append(f"frequent    {words}")
         return "\n".join(lines)
+
+
+def _checksum(record: Any) -> str:
+    """SHA-256 of all that store.json says: settings too decide what is added to a store."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def reasons(dropped: Mapping[str, int], max_words: int) -> str:

@@ -53,6 +53,10 @@ class Readable(Protocol):
         """Read everything, or a part, once, in order."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise UserError where it is no longer what it was when it was found."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

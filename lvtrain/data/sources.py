@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lvtrain.data.columns import most_pieces, read_columns, text_column_of
-from lvtrain.data.files import Input, find, label_names
+from lvtrain.data.files import Input, check_unchanged, find, label_names
 from lvtrain.data.json_lines import check_unicode
 from lvtrain.data.lines import LINE_LIMIT
 from lvtrain.data.side import Side
@@ -181,6 +181,10 @@ class Source:
             if side is not None:
                 side.finish()
 
+    def check_unchanged(self) -> None:
+        """Raise UserError for a file that is no longer as it was found."""
+        check_unchanged((*self.inputs, *self.label_inputs, *self.target_inputs))
+
     def _side(self, kind: str, inputs: Sequence[Input], column: str | None) -> Side:
         names = self.name, _join(str(one.path) for one in inputs)
         return Side(kind, names, read_columns(inputs, [column], self.line_limit))
@@ -222,6 +226,9 @@ class Sentences:
             texts, labels, targets = columns
             read = min(start + CHUNK_ROWS, len(self.texts))
             yield Chunk(self.name, start + 1, texts or [], labels, targets, read)
+
+    def check_unchanged(self) -> None:
+        """What is in memory stays as it is."""
 
 
 def read(

@@ -282,6 +282,10 @@ class Work:
             again = replace(task, part=task.part.whole, folder=scratch, deduplicated=False)
             function(again, lambda read, words: None)
             raise UserError(str(error)) from None
+        # Tasks cut their pieces by the size that a file had: of one that is written to meanwhile,
+        # lines would be lost.
+        for source in {id(task.source): task.source for task in tasks}.values():
+            source.check_unchanged()
         meter.end()
 
 

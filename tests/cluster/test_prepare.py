@@ -52,6 +52,16 @@ def test_text_and_store_may_be_at_a_uri(corpus: Path, tmp_path: Path) -> None:
     Store.open(tmp_path / "far", verify="full")
 
 
+def test_files_are_those_of_the_folder_that_the_command_was_given_in(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers run where Ray was started.
+    monkeypatch.chdir(tmp_path)
+    assert run(["prepare", corpus.name, "--out", "store", "--ray", "auto"]) == 0
+    prepare(PrepareConfig(files=(str(corpus),)), tmp_path / "here", workers=Here())
+    assert digests(tmp_path / "store") == digests(tmp_path / "here")
+
+
 def test_a_mistake_is_one_line(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,17 @@ def test_a_file_is_known_whichever_folder_it_is_named_from(
     assert [one["file"] for one in Store.open(out).info.sources] == list(files)
 
 
+def test_a_file_that_has_grown_is_not_added_again(files: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    info = prepare(PrepareConfig(files=files[:1]), out, workers=Here())
+    with Path(files[0]).open("a") as file:
+        file.write("the cook sings\n")
+    before, now = info.sources[0]["bytes"], Path(files[0]).stat().st_size
+    expected = f"already with {before:,} bytes, now {now:,}: its lines, expected files that are not"
+    with pytest.raises(UserError, match=expected):
+        add(files[0], out)
+
+
 def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "store"
     with pytest.raises(UserError, match="no such store"):
@@ -146,7 +157,7 @@ def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Pa
     record = json.loads((out / "store.json").read_text())
     assert record["digest"] == digest
     assert not list(tmp_path.glob(".*"))
-    del record["threshold"]
+    del record["threshold"], record["checksum"]
     (out / "store.json").write_text(json.dumps({**record, "version": 1}))
     with pytest.raises(UserError, match="prepared by an earlier version"):
         add(files[1], out)

@@ -195,6 +195,18 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(tmp_path: Path) -> N
     check_space(tmp_path, free // 2)
 
 
+def test_a_folder_of_the_users_that_has_the_name_of_work_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / ".out.work" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with (
+        pytest.raises(UserError, match=r"expected nothing or a folder of work at .*\.out\.work"),
+        resumed_folder(tmp_path / "out", known_by="index", key="k"),
+    ):
+        pass
+    assert mine.read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("error", "kept"),
     [

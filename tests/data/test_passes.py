@@ -467,3 +467,38 @@ def test_pieces_of_a_long_text_are_learnt_of_counts_in_proportion(
     monkeypatch.setattr(module, "BPE_WORDS", 3000)
     config = PrepareConfig(files=(str(corpus),), tokenizer="bpe", vocab_size=400)
     assert prepare(config, tmp_path / "store").vocab_size == 404
+
+
+@pytest.mark.parametrize("phase", ["comparing", "counting", "encoding"])
+@pytest.mark.parametrize("change", ["grown", "replaced", "rewritten", "removed"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    corpus: Path, tmp_path: Path, small: None, phase: str, change: str
+) -> None:
+    file = tmp_path / "log.txt"
+    shutil.copy(corpus, file)
+    content = file.read_bytes()
+    changed = False
+
+    def report(done: int, total: int, now: str, words: int) -> None:
+        nonlocal changed
+        # In the middle, and where nothing of it is read any more.
+        if now != phase or changed or done < total * (0.5 if change == "grown" else 1):
+            return
+        changed = True
+        if change == "grown":
+            file.write_bytes(content + b"and more\n" * 5_000)
+        elif change == "replaced":
+            (tmp_path / "other").write_bytes(content[: len(content) // 2])
+            (tmp_path / "other").rename(file)
+        elif change == "rewritten":
+            file.write_bytes(content[::-1])
+            os.utime(file, ns=(1, 1))
+        else:
+            file.unlink()
+
+    config = PrepareConfig(files=(str(file),), deduplicate="exact")
+    expected = r"log.txt: (changed while it was read|cannot be read any more|expected .* bytes)"
+    with pytest.raises(UserError, match=expected):
+        prepare(config, tmp_path / "store", report, Here())
+    assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.glob(".*"))

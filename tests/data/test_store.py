@@ -166,7 +166,7 @@ def as_version_1(store: Path) -> Path:
     """Take what version 1 had not out of a store's index."""
     record = json.loads((store / "store.json").read_text())
     record["version"] = 1
-    del record["threshold"]
+    del record["threshold"], record["checksum"]
     for split in record["splits"].values():
         for shard in split["shards"]:
             del shard["blocks"]
@@ -273,6 +273,22 @@ def test_ids_beyond_the_vocabulary_are_never_returned(path: Path, tmp_path: Path
     opened = Store.open(broken, verify="size")
     with pytest.raises(UserError, match=r"len-0005-00000.arrow: corrupt shard: .* found 65,535"):
         opened.split("train").gather(np.array([first]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"seed": 0', '"seed": 7'), ('"threshold": 0', '"threshold": 1'),
+     ('"lowercase": false', '"lowercase": true'), ('"max_words": 50', '"max_words": 5')],
+)  # fmt: skip
+def test_an_index_that_was_changed_is_refused(
+    path: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    broken = copy(path, tmp_path / "store")
+    text = (broken / "store.json").read_text()
+    assert text.count(old) == 1
+    (broken / "store.json").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="store.json: corrupt or of another version: checksum"):
+        Store.open(broken)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 99}', "nonsense"])
