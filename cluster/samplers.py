@@ -3,8 +3,8 @@
 Roll-outs cost many times what a supervised step does, need no gradient and no optimiser, and are
 each sentence's own: they can have as many processes, and machines, as there are. A worker of the
 model sends each of its samplers the weights as they are, once a step, and some of its rows; while
-they sample it takes the supervised loss. What is drawn for a sentence is the same wherever it is
-drawn.
+they sample it takes the supervised loss. A sentence is drawn by the same random numbers wherever it
+is drawn.
 """
 
 from __future__ import annotations

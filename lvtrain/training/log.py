@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+# Lines after which what a step took counts half in the time left.
+_HALF_LIFE_LINES = 5
 
 
 class RunLog:
@@ -69,7 +71,7 @@ class RunLog:
         self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, int] = {}
         self._started = self._flushed_at = time.monotonic()
-        self._untimed = 0.0
+        self._untimed = self._aside = self._pace = 0.0
 
     def step(self, step: int, words: int, metrics: Mapping[str, float | Tensor]) -> None:
         """Take in one training step: its words and its figures. Those that are tensors are added
@@ -152,11 +154,20 @@ class RunLog:
         line |= _checked({n: float(total) / self._counts[n] for n, total in self._sums.items()})
         self._sums.clear()
         self._counts.clear()
+        self._aside += self._untimed
+        steps = self._step - self._flushed_step
         self._flushed_at, self._untimed = now, 0.0
         self._flushed_step, self._flushed_words = self._step, self._words
         self._record(line)
-        seconds_a_step = (now - self._started) / (self._step - self._first_step)
-        self._display.train(line, seconds_a_step * (self._total_steps - self._step))
+        pace = self._paced(seconds, steps) + self._aside / (self._step - self._first_step)
+        self._display.train(line, pace * (self._total_steps - self._step))
+
+    def _paced(self, seconds: float, steps: int) -> float:
+        """Seconds that a step takes of late: a phase of cheap steps says little of the next one."""
+        half_life = max(_HALF_LIFE_LINES * self._every, self._total_steps / 50)
+        kept = 0.5 ** (steps / half_life) if self._pace else 0.0
+        self._pace = kept * self._pace + (1 - kept) * seconds / steps
+        return self._pace
 
     def _record(self, line: Mapping[str, Any]) -> None:
         with _storage(self._path):

@@ -137,6 +137,28 @@ def test_lines_say_step_rate_time_left_and_metrics(tmp_path: Path) -> None:
     assert message == "committed"
 
 
+def test_time_left_follows_the_steps_of_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with RunLog(
+        tmp_path, total_steps=2_000, every=10, display="lines", tensorboard=False, stream=out
+    ) as run:
+        for step in range(1, 1_101):
+            # Ten times as long from step 1000 on; every 100 steps validation takes 5 s.
+            now += 0.1 if step <= 1_000 else 1.0
+            run.step(step, 1, {})
+            if step % 100 == 0:
+                with run.untimed():
+                    now += 5.0
+    said = [sum(int(part) * 60**i for i, part in enumerate(reversed(left.split(":"))))
+            for left in re.findall(r"eta ([\d:]+)", out.getvalue())]  # fmt: skip
+    assert said[49] == pytest.approx(1_500 * (0.1 + 5 / 125), rel=0.1)
+    assert said[109] == pytest.approx(900 * (0.78 + 0.05), rel=0.1)
+
+
 def test_time_left_follows_the_steps_of_this_process_alone(tmp_path: Path) -> None:
     out = io.StringIO()
     options = {"display": "lines", "stream": out, "every": 1}
