@@ -22,7 +22,7 @@ from lvtrain.data.sending import sent_folder
 from lvtrain.data.sources import Source
 from lvtrain.data.stages import SPLITS, Progress, Work
 from lvtrain.data.store import Store, read_index
-from lvtrain.data.workers import Processes, Workers, cores
+from lvtrain.data.workers import Processes, Workers, cores, enough_memory
 from lvtrain.errors import UserError
 
 KEPT: Final = (
@@ -53,7 +53,8 @@ def append(
     else:
         own = None if config.work is None else Path(config.work)
         making = sent_folder(out, own, key, overwrite=False, before=info)
-    with making as folder, Processes(config.processes or cores()) as processes:
+    count = config.processes or cores()
+    with making as folder, enough_memory(), Processes(count) as processes:
         # The index was read before the lock was held, which another may have held until now.
         if read_index(out) != info:
             raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")

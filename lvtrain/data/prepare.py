@@ -27,7 +27,7 @@ from lvtrain.data.sending import sent_folder
 from lvtrain.data.sorter import HASH_RANGE
 from lvtrain.data.sources import Sentences
 from lvtrain.data.stages import Progress, Work
-from lvtrain.data.workers import Here, Processes, Workers, cores
+from lvtrain.data.workers import Here, Processes, Workers, cores, enough_memory
 from lvtrain.errors import UserError
 
 FREQUENT: Final = 100
@@ -58,7 +58,8 @@ def prepare(
     else:
         own = None if config.work is None else Path(config.work)
         making = sent_folder(to, own, key, config.overwrite)
-    with making as folder, Processes(config.processes or cores()) as processes:
+    count = config.processes or cores()
+    with making as folder, enough_memory(), Processes(count) as processes:
         workers = workers or processes
         work = Work(workers, folder, config, progress)
         info = _build(work, sources, names_of(sources))

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -379,6 +380,39 @@ def test_a_worker_that_is_killed_is_told() -> None:
 
 def _die(task: int, advance: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lack_of_threads_is_told_and_the_work_kept(
+    corpus: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PrepareConfig(files=(str(corpus),), processes=2)
+    start = threading.Thread.start
+    left = iter([True])
+
+    def refused(self: threading.Thread) -> None:
+        if not next(left, False):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(Passing, match="new thread: fewer --processes need less; the same comm"):
+            prepare(config, tmp_path / "store")
+    assert (tmp_path / ".store.work").is_dir()
+    prepare(config, tmp_path / "store")
+
+
+@pytest.mark.parametrize("error", ["memory", "threads"])
+def test_a_worker_without_memory_is_told(error: str) -> None:
+    told = pytest.raises(Passing, match="a worker process is out of memory.*: fewer --processes")
+    with told, Processes(2) as workers:
+        workers.run(_lack, [error] * 3, lambda read, words: None)
+
+
+def _lack(error: str, advance: object) -> None:
+    if error == "memory":
+        raise MemoryError
+    raise pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily")
 
 
 def test_workers_import_nothing_of_the_folder_that_they_are_started_in(
