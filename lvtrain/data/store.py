@@ -180,7 +180,7 @@ class Split:
             local = ascending[start:stop] - self._starts[number]
             places = order[start:stop]
             for part in shard.parts(local):
-                shard.verify(local[part])
+                shard = self._verified(number, local[part])
                 yield number, shard, local[part], places[part]
                 if self._releases:
                     shard.release()
@@ -192,20 +192,38 @@ class Split:
             if self._cache is not None:
                 # What the cache has let go is let go here too, lest it should stay on the disk.
                 self._open = {i: one for i, one in self._open.items() if one.path.exists()}
-            try:
-                shard = self._map(info)
-            except UserError:
-                if self._cache is None:
-                    raise
-                shard = self._map(info)  # another process needed the room that it had
-            self._open[number] = shard
+            shard = self._open[number] = self._map(info)
+        return shard
+
+    def _verified(self, number: int, rows: np.ndarray) -> Shard:
+        """Return a shard with what some of its rows lie in compared with its checksums; a copy that
+        was damaged here is fetched again, once. Raises UserError."""
+        shard = self._shard(number)
+        try:
+            shard.verify(rows)
+        except UserError:
+            if self._cache is None:
+                raise
+            self._cache.discard_damaged(self.info.shards[number])
+            del self._open[number]
+            shard = self._shard(number)
+            shard.verify(rows)
         return shard
 
     def _map(self, info: ShardInfo) -> Shard:
         uri = uri_of(self._root)
-        path = self._root / info.file
-        if uri is not None and self._cache is not None:
-            path = self._cache.fetch(uri, info)
+        if uri is None or self._cache is None:
+            return Shard.open(self._root / info.file, info, self._layout)
+        path = self._cache.fetch(uri, info)
+        try:
+            return self._map_copy(path, info)
+        except UserError:  # damaged here; or another process needed the room that it had
+            self._cache.discard_damaged(info)
+            return self._map_copy(self._cache.fetch(uri, info), info)
+
+    def _map_copy(self, path: Path, info: ShardInfo) -> Shard:
+        if not info.blocks:  # of version 1: what is read is not compared
+            check_hash(path, info)
         return Shard.open(path, info, self._layout)
 
     def _check(self, ids: np.ndarray, vocab_size: int, number: int) -> None:
