@@ -74,6 +74,7 @@ def run(argv: list[str]) -> int:
         out, done, written = files.get("--out", sys.stdout), 0, 0
         total = int(words) if words is not None else num or 10
         many = {"sentences": total} if words is None else {"words": total}
+        progress(0, total, "writing", 0)
         for block in grammar.blocks(arguments.seed, start=arguments.start, **many):
             text = "\n".join(block)
             out.write(f"{text}\n")

@@ -91,6 +91,23 @@ def test_a_line_is_in_one_piece_wherever_the_pieces_are_cut(
     assert found == ["a", "", "bc d", "", "", "efghijklmnop", "é", "", "z"]
 
 
+@pytest.mark.parametrize("deduplicate", ["none", "exact"])
+def test_progress_ends_at_the_whole_where_a_line_reaches_over_pieces(
+    tmp_path: Path, small: None, deduplicate: Any
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a b\n" * 2_000 + "c" * 100_000 + "\n" + "d e\n" * 2_000)
+    config = PrepareConfig(files=(str(path),), deduplicate=deduplicate, valid_fraction=0)
+    told: list[tuple[int, int, str, int]] = []
+    prepare(config, tmp_path / "store", lambda *said: told.append(said), Here())
+    phases = list(dict.fromkeys(phase for *_, phase, _ in told))
+    assert phases[-3:] == ["counting", "encoding", "writing"]
+    for name in phases:
+        own = [(done, total) for done, total, phase, _ in told if phase == name]
+        assert own[0][0] == 0, "the time is taken from the start"
+        assert own == sorted(own) and own[-1][0] == own[-1][1]
+
+
 def test_the_store_does_not_depend_on_parts_runs_or_processes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +364,7 @@ prepare(PrepareConfig(files=(sys.argv[1],), processes=2), sys.argv[2],
 
 def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARE, str(corpus), str(tmp_path / "store")]
-    for said in (1, 20):
+    for said in (2, 21):  # the first time it has no workers yet
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None and process.stdout is not None
         # It goes on when it is answered: however quick it is, it is killed in the middle.
