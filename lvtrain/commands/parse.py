@@ -63,6 +63,12 @@ def parse(
     raise UserError(f"{command}: {_cause(said.getvalue(), flags)} (see {prog} --help)") from None
 
 
+def given_flags(argv: list[str]) -> set[str]:
+    """The fields that a command line has flags of, whatever their values."""
+    flags = {token.partition("=")[0][2:] for token in argv if token.startswith("--")}
+    return {flag.removeprefix(no).replace("-", "_") for flag in flags for no in ("", "no-")}
+
+
 @contextlib.contextmanager
 def _wide() -> Iterator[None]:
     """Have tyro break no line of what is read here rather than shown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from lvtrain.commands.parse import parse
+from lvtrain.commands.parse import given_flags, parse
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.errors import UserError
 
@@ -43,7 +44,8 @@ def run(argv: list[str]) -> int:
     from lvtrain.data.location import uri_of
     from lvtrain.data.prepare import prepare
 
-    _check_given(arguments.config, argv)
+    given = given_flags(argv)
+    _check_given(arguments.config, given)
     config = replace(arguments.config, files=arguments.files)
     if arguments.ray and uri_of(arguments.out) is not None and config.work is None:
         raise UserError("--work: with --ray, expected a folder that every node reaches, found none")
@@ -54,14 +56,14 @@ def run(argv: list[str]) -> int:
                 raise UserError("ray is not installed: pip install 'lvtrain[cluster]'")
             cluster = import_module("lvtrain.cluster.prepare")
             workers = stack.enter_context(cluster.ray_data(arguments.ray))
-        info = prepare(config, arguments.out, stack.enter_context(shown()), workers)
+        info = prepare(config, arguments.out, stack.enter_context(shown()), workers, given)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
 
 
-def _check_given(config: PrepareConfig, argv: list[str]) -> None:
+def _check_given(config: PrepareConfig, given: Collection[str]) -> None:
     """Raise UserError for a flag of files without any, which would count as not given."""
     for field_ in fields(config):
-        flag = f"--{field_.name.replace('_', '-')}"
-        if flag in argv and getattr(config, field_.name) == ():
+        if field_.name in given and getattr(config, field_.name) == ():
+            flag = f"--{field_.name.replace('_', '-')}"
             raise UserError(f"prepare: {flag}: expected at least one file, found none")

@@ -9,7 +9,7 @@ was killed goes on with those that are left.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,12 +38,14 @@ def prepare(
     out: Path | str,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    given: Collection[str] = (),
 ) -> StoreInfo:
     """Turn files into a store at `out`. Raises UserError for anything wrong with them.
 
-    With `config.append` they are added to the store that is there. What a killed or interrupted
-    call had done is not done again. The store is the same whatever the number of `workers`, by
-    default one process a core.
+    With `config.append` they are added to the store that is there, whose settings stay: other ones
+    are refused, those named in `given` also where they are the default. What a killed or
+    interrupted call had done is not done again. The store is the same whatever the number of
+    `workers`, by default one process a core.
     """
     to = place(out)
     check_files(config)
@@ -51,7 +53,7 @@ def prepare(
     _check_places(config, to)
     sources = sources_of(config)
     if config.append:
-        return append(config, sources, to, progress, workers)
+        return append(config, sources, to, progress, workers, given)
     key = key_of(config, sources)
     if isinstance(to, Path):
         making = resumed_folder(to, known_by=INDEX, key=key, overwrite=config.overwrite)

@@ -44,6 +44,35 @@ def test_a_flag_of_files_without_any_is_not_taken_for_absent(
         assert said == f"prepare: {flag}: expected at least one file, found none"
 
 
+def test_a_flag_that_is_given_must_be_the_stores_whatever_its_value(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, more = tmp_path / "store", tmp_path / "more.txt"
+    more.write_text("a b c\n")
+    how = ("--max-words", "5", "--lowercase", "--valid-fraction", "0", "--vocab-size", "3")
+    assert run(["prepare", str(corpus), "--out", str(store), *how]) == 0
+    for given, expected in (
+        (["--max-words", "50"], "--max-words 50: expected 5"),  # the default
+        (["--max_words=50"], "--max-words 50: expected 5"),
+        (["--no-lowercase"], "--no-lowercase: expected --lowercase"),
+        (["--tokenizer", "bpe"], "--tokenizer bpe: expected words"),
+        (["--vocab-size", "None"], "--vocab-size none: expected 3"),
+    ):
+        said = refused(capsys, more, "--out", store, "--append", *given)
+        assert said == f"{expected}, as {store} was prepared with"
+    assert run(["prepare", str(more), "--out", str(store), "--append", "--max-words", "5"]) == 0
+
+
+def test_to_a_store_of_pieces_its_flags_may_be_given_again(corpus: Path, tmp_path: Path) -> None:
+    store, more = tmp_path / "store", tmp_path / "more.txt"
+    more.write_text("a b c\n")
+    corpus.write_text("ab ab abc\n" * 20)
+    pieces = ["--tokenizer", "bpe"]
+    command = ["prepare", str(corpus), "--out", str(store), *pieces, "--vocab-size", "257"]
+    assert run([*command, "--valid-fraction", "0"]) == 0
+    assert run(["prepare", str(more), "--out", str(store), "--append", *pieces]) == 0
+
+
 def test_what_fails_leaves_no_folder_made_for_it(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
