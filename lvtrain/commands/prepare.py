@@ -41,12 +41,13 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.commands.progress import shown
-    from lvtrain.data.location import uri_of
-    from lvtrain.data.prepare import prepare
+    from lvtrain.data.location import place, uri_of
+    from lvtrain.data.prepare import check_shared, prepare
 
     given = given_flags(argv)
     _check_given(arguments.config, given)
     config = replace(arguments.config, files=arguments.files)
+    check_shared(place(arguments.out))
     if arguments.ray and uri_of(arguments.out) is not None and config.work is None:
         raise UserError("--work: with --ray, expected a folder that every node reaches, found none")
     with ExitStack() as stack:

@@ -51,6 +51,8 @@ def prepare(
     check_files(config)
     check_settings(config)
     _check_places(config, to)
+    if workers is None:
+        check_shared(to)
     sources = sources_of(config)
     if config.append:
         return append(config, sources, to, progress, workers, given)
@@ -140,6 +142,15 @@ def _check_places(config: PrepareConfig, out: Path | Uri) -> None:
         raise UserError(f"--work: expected with a store at a URI, found the path {out}")
     if config.work is not None and uri_of(config.work) is not None:
         raise UserError(f"--work: expected a path, found the URI {config.work}")
+
+
+def check_shared(out: Path | Uri) -> None:
+    """Raise UserError for storage that each process has one of its own of."""
+    if str(out).startswith("memory:"):
+        raise UserError(
+            f"--out {out}: each process has a memory of its own, expected storage that worker "
+            "processes share"
+        )
 
 
 def _check_splits(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lvtrain.cli import run
+from lvtrain.data.prepare import PrepareConfig, prepare
+from lvtrain.errors import UserError
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
@@ -71,6 +73,15 @@ def test_to_a_store_of_pieces_its_flags_may_be_given_again(corpus: Path, tmp_pat
     command = ["prepare", str(corpus), "--out", str(store), *pieces, "--vocab-size", "257"]
     assert run([*command, "--valid-fraction", "0"]) == 0
     assert run(["prepare", str(more), "--out", str(store), "--append", *pieces]) == 0
+
+
+def test_memory_of_one_process_is_no_place_for_what_others_write(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, corpus, "--out", "memory://a/store")
+    assert said.startswith("--out memory://a/store: each process has a memory of its own, expected")
+    with pytest.raises(UserError, match="--out memory://a/store: each process has a memory"):
+        prepare(PrepareConfig(files=(str(corpus),), processes=2), "memory://a/store")
 
 
 def test_what_fails_leaves_no_folder_made_for_it(
