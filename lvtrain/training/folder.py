@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
 from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
-from lvtrain.data.location import read_bytes
+from lvtrain.data.location import place, read_bytes
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint, replace_file
@@ -86,8 +86,8 @@ def find_checkpoint(
         copy = out / name
         if copy.exists() and expected and (found := sha256(copy)) != expected:
             raise UserError(
-                f"{copy}: not the tokenizer of {config.store}: expected SHA-256 {expected[:16]}…, "
-                f"found {found[:16]}…"
+                f"{copy}: not the tokenizer of {place(config.store)}: expected SHA-256 "
+                f"{expected[:16]}…, found {found[:16]}…"
             )
     last = latest() if latest else checkpoint.latest(out / CHECKPOINTS)
     read_metrics(out)
@@ -214,9 +214,9 @@ def _check_store(out: Path, ours: RunConfig, theirs: RunConfig) -> None:
     if "store_digest" not in names or not names <= OF_THE_STORE:
         return
     if ours.store == theirs.store:
-        what = f"the store {ours.store} has changed since (it was grown or replaced)"
+        what = f"the store {place(ours.store)} has changed since (it was grown or replaced)"
     else:
-        what = f"the store {ours.store} is not that of the run, {theirs.store}"
+        what = f"the store {place(ours.store)} is not that of the run, {place(theirs.store)}"
     raise UserError(
         f"{out}: {what}: expected digest {theirs.store_digest[:16]}…, found "
         f"{ours.store_digest[:16]}…; train a new run on it, or prepare the old one again"

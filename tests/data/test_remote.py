@@ -158,6 +158,13 @@ def test_a_copy_that_was_damaged_here_is_not_read_but_fetched_again(
         Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(1))
 
 
+def test_messages_name_a_uri_as_it_was_given(memory: str, tmp_path: Path) -> None:
+    store = Store.open(Path(memory), cache=Cache(tmp_path / "cache"))
+    assert str(store.path) == memory
+    with pytest.raises(UserError, match=f"^{memory}: no split 'tain'"):
+        store.split("tain")
+
+
 def test_a_copy_whose_damage_is_met_late_is_fetched_again(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
