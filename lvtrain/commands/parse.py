@@ -10,6 +10,7 @@ import re
 import sys
 import typing
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import tyro
@@ -18,6 +19,7 @@ from lvtrain.errors import UserError, nearest
 
 ArgumentsT = TypeVar("ArgumentsT")
 
+PATHS = {"--out", "--data", "--work"}
 _RULE = re.compile(r"\n\s*-{5,}\s*\n")
 # What tyro calls the kinds of values, in words.
 _KINDS = {"INT": "an integer", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
@@ -48,6 +50,10 @@ def parse(
 
     if {"-h", "--help"} & set(argv):
         return read(argv)
+    for flag, value in pairwise((*argv, "-")):
+        if (flag in PATHS and value == "") or (flag.endswith("=") and flag[:-1] in PATHS):
+            # Which would be a path too: that of the current folder.
+            raise UserError(f"{command}: {flag.rstrip('=')}: expected a path, found none")
     said = io.StringIO()
     try:
         with _wide(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):

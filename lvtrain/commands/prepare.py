@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 
 from lvtrain.commands.parse import given_flags, parse
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.errors import UserError
+
+SIZES: Final = {"--vocab-size", "--target-vocab-size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class PrepareArguments:
 
 
 def run(argv: list[str]) -> int:
+    argv = [*_whole_numbers(argv)]
     arguments = parse(
         PrepareArguments, argv, "prepare", "lvtrain prepare corpus/*.txt --out store --max-words 15"
     )
@@ -60,6 +64,16 @@ def run(argv: list[str]) -> int:
         info = prepare(config, arguments.out, stack.enter_context(shown()), workers, given)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
+
+
+def _whole_numbers(argv: list[str]) -> Iterator[str]:
+    """Yield a command line whose sizes of vocabularies, such as 1e6, are integers."""
+    for before, token in zip(["", *argv], argv, strict=False):
+        flag, is_flag, value = token.rpartition("=")
+        if (flag or before) in SIZES and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d\d?", value):
+            number = float(value)
+            value = str(int(number)) if number.is_integer() else value
+        yield f"{flag}{is_flag}{value}"
 
 
 def _check_given(config: PrepareConfig, given: Collection[str]) -> None:

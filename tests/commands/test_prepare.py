@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,25 @@ def test_to_a_store_of_pieces_its_flags_may_be_given_again(corpus: Path, tmp_pat
     command = ["prepare", str(corpus), "--out", str(store), *pieces, "--vocab-size", "257"]
     assert run([*command, "--valid-fraction", "0"]) == 0
     assert run(["prepare", str(more), "--out", str(store), "--append", *pieces]) == 0
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert refused(capsys, corpus, "--out", "") == "prepare: --out: expected a path, found none"
+    assert list(Path().iterdir()) == []
+
+
+def test_sizes_of_vocabularies_may_be_written_as_numbers_of_words_are(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (["--vocab-size", "1e6"], ["--vocab-size=1.0E+06"]):
+        said = refused(capsys, corpus, "--out", tmp_path / "store", *size)
+        assert said.startswith(f"{corpus}: vocabulary larger than the data") and "1,000,000" in said
+    said = refused(capsys, corpus, "--out", tmp_path / "store", "--vocab-size", "1.23e1")
+    assert "--vocab-size: expected an integer, found '1.23e1'" in said
 
 
 def test_memory_of_one_process_is_no_place_for_what_others_write(
