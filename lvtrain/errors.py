@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -28,7 +29,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def lacks_memory(error: BaseException) -> str | None:
     """What an error says of memory, or threads, that the system has not; None if it is another."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return "out of memory"
     # torch raises a bare RuntimeError, or one of its own kinds for a GPU's memory; pyarrow and
     # Python bare errors too where the system gives no memory to a thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import operator
@@ -419,7 +420,7 @@ def test_a_lack_of_threads_is_told_and_the_work_kept(
     prepare(config, tmp_path / "store")
 
 
-@pytest.mark.parametrize("error", ["memory", "threads"])
+@pytest.mark.parametrize("error", ["memory", "threads", "mapping"])
 def test_a_worker_without_memory_is_told(error: str) -> None:
     told = pytest.raises(Passing, match="a worker process is out of memory.*: fewer --processes")
     with told, Processes(2) as workers:
@@ -429,6 +430,8 @@ def test_a_worker_without_memory_is_told(error: str) -> None:
 def _lack(error: str, advance: object) -> None:
     if error == "memory":
         raise MemoryError
+    if error == "mapping":
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
     raise pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily")
 
 
