@@ -186,7 +186,7 @@ def damage(work: Path, words: int, options: argparse.Namespace) -> Figures:
     by_verify = by_reading = 0
     for _ in range(options.damages):
         shard = draw.choices(shards, [one.bytes for one in shards])[0]
-        path, place = store.path / shard.file, draw.randrange(shard.bytes)
+        path, place = Path(store.path) / shard.file, draw.randrange(shard.bytes)
         with path.open("r+b") as file:
             file.seek(place)
             (byte,) = file.read(1)

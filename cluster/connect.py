@@ -43,15 +43,16 @@ _TOKEN = (
 
 
 @contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[None]:
+def connected(cluster: ClusterConfig, flag: str = "--address") -> Iterator[None]:
     """Be a driver of the Ray cluster that is asked for, or of one that is started for the time.
 
-    A process that is one already stays one. Raises UserError where the cluster cannot be had.
+    A process that is one already stays one. Raises UserError, which names the flag of its address,
+    where the cluster cannot be had.
     """
     if ray.is_initialized():
         yield
         return
-    address, said = cluster.address, f"--address {cluster.address}"
+    address, said = cluster.address, f"{flag} {cluster.address}"
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "local"
         said = f"RAY_ADDRESS={address}"

@@ -53,7 +53,7 @@ class RayData:
 @contextmanager
 def ray_data(address: str) -> Iterator[RayData]:
     """Be a driver of the cluster at an address: auto, local or HOST:PORT."""
-    with connected(ClusterConfig(address=address)):
+    with connected(ClusterConfig(address=address), "--ray"):
         yield RayData()
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable
 
 from lvtrain.commands.signals import Terminated, signals_raised
-from lvtrain.errors import NonFiniteLoss, UserError, nearest
+from lvtrain.errors import NonFiniteLoss, UserError, lacks_memory, nearest
 
 COMMANDS = {
     "prepare": ("prepare", "turn text into a store to train on"),
@@ -31,9 +30,6 @@ COMMANDS = {
     "grammar": ("grammar", "write sentences of the embedded grammar"),
     "doctor": ("doctor", "say what this machine offers and what will be used"),
 }
-
-
-_NO_MEMORY = r"tried to allocate [\d.]+ \w+|storage size calculation overflowed"
 
 
 def main() -> None:
@@ -73,10 +69,10 @@ def guarded(command: Callable[[], int]) -> int:
         # The reader of our output has gone; what is left to flush must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except Terminated:
-        return _fail("terminated", 143)
+    except KeyboardInterrupt as stop:
+        return _fail(_noted("interrupted", stop), 130)
+    except Terminated as stop:
+        return _fail(_noted("terminated", stop), 143)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"no space left on device: {error.filename or 'while writing'}", 2)
@@ -84,12 +80,9 @@ def guarded(command: Callable[[], int]) -> int:
         if error.filename and error.strerror:
             return _fail(f"{error.filename}: {error.strerror}", 2)
         raise
-    except (MemoryError, RuntimeError) as error:
-        # torch raises a bare RuntimeError where the system has no memory, and one of its own kinds
-        # where a GPU has none.
-        tried = re.search(_NO_MEMORY, str(error), re.IGNORECASE)
-        if isinstance(error, MemoryError) or tried:
-            return _fail("out of memory" + (f": {tried[0].lower()}" if tried else ""), 2)
+    except Exception as error:
+        if (lacking := lacks_memory(error)) is not None:
+            return _fail(lacking, 2)
         raise
 
 
@@ -122,6 +115,11 @@ def _help() -> str:
         "  lvtrain generate runs/first --num 10\n\n"
         "lvtrain COMMAND --help says more of each."
     )
+
+
+def _noted(message: str, error: BaseException) -> str:
+    """A message with what was noted of an error on its way here, such as that work was kept."""
+    return "; ".join((message, *getattr(error, "__notes__", ())))
 
 
 def _fail(message: str, status: int) -> int:

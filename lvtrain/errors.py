@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 
 class UserError(Exception):
@@ -23,6 +25,23 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Name the choice most like `name`, as a clause to end a `UserError` with, or nothing."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def lacks_memory(error: BaseException) -> str | None:
+    """What an error says of memory, or threads, that the system has not; None if it is another."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "out of memory"
+    # torch raises a bare RuntimeError, or one of its own kinds for a GPU's memory; pyarrow and
+    # Python bare errors too where the system gives no memory to a thread.
+    tried = _NO_MEMORY.search(str(error))
+    return f"out of memory: {tried[0].lower()}" if tried else None
+
+
+_NO_MEMORY: Final = re.compile(
+    r"tried to allocate [\d.]+ \w+|storage size calculation overflowed"
+    r"|can't start new thread|failed to launch worker thread",
+    re.IGNORECASE,
+)
 
 
 class NonFiniteLoss(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,7 +18,7 @@ from torch import nn
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
-from lvtrain.data.location import absolute
+from lvtrain.data.location import absolute, place
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.evaluate import validation
@@ -254,11 +254,26 @@ def _warnings(config: RunConfig, store: Store) -> Iterator[str]:
     settings, rows = config.train, store.split("train").rows
     if settings.validate_every and "valid" not in store.splits:
         yield (
-            f"{config.store} has no validation split: no checkpoint can be chosen as the best, and "
-            "the last one is used"
+            f"{place(config.store)} has no validation split: no checkpoint can be chosen as the "
+            "best, and the last one is used"
+        )
+    if (draws := _draws(config.model)) >= config.vocab_size:
+        yield (
+            f"--sampled-softmax {draws}: expected fewer draws than the {config.vocab_size:,} words "
+            "of the vocabulary: the whole softmax (--sampled-softmax 0) costs less and is exact"
         )
     if settings.batch_size > rows:
         yield (
             f"--batch-size {settings.batch_size}: the store has {rows:,} sentences, so every batch "
             "holds some more than once"
         )
+
+
+def _draws(model: Any) -> int:
+    """The draws of a sampled softmax, of a system or of what it is composed of."""
+    parts = [getattr(model, field.name) for field in fields(model)]
+    return max(
+        getattr(model, "sampled_softmax", 0),
+        *(_draws(part) for part in parts if is_dataclass(part)),
+        0,
+    )

@@ -15,6 +15,7 @@ import lvtrain
 from lvtrain.cli import run as lvtrain_run
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.presets import preset
 
@@ -138,6 +139,14 @@ def test_a_store_without_validation_or_smaller_than_a_batch_is_warned_of(
         "warning: --batch-size 12: the store has 10 sentences, so every batch holds some more "
         "than once",
     ]
+    words = Store.open(store).info.vocab_size
+    for system, draws in (("lm", words), ("arae", words), ("vae", words - 1)):
+        argv = [*flags.replace("lm", system).split(), "--sampled-softmax", str(draws)]
+        assert lvtrain_run([*argv, "--out", str(tmp_path / system)]) == 0
+        warned = f"--sampled-softmax {draws}: expected fewer draws than the {words}" in (
+            capsys.readouterr().err
+        )
+        assert warned == (draws >= words)
     flags += " --validate-every 0 --batch-size 10"
     assert lvtrain_run([*flags.split(), "--out", str(tmp_path / "content")]) == 0
     assert "warning" not in capsys.readouterr().err

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from lvtrain.commands.parse import parse
+
+WORD_BYTES: Final = 4
+"""Fewer than a word takes on average, with what parts it from the next; a sentence has three or
+more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ def run(argv: list[str]) -> int:
     arguments = parse(GrammarArguments, argv, "grammar", "lvtrain grammar --words 1e6 --out text")
 
     from lvtrain.commands.progress import shown
+    from lvtrain.data.folder import disk_space
     from lvtrain.data.grammar import Grammar
     from lvtrain.errors import UserError
 
@@ -68,20 +73,27 @@ def run(argv: list[str]) -> int:
         if first != flag:
             raise UserError(f"grammar: {flag} {path}: expected a file of its own, found {first}'s")
     with contextlib.ExitStack() as stack:
+        total = int(words) if words is not None else num or 10
+        for flag, path in paths.items():
+            _check_space(flag, path, total, of_words=words is not None)
         files = {flag: stack.enter_context(_new_file(path)) for flag, path in paths.items()}
         progress = stack.enter_context(shown())
         grammar = Grammar()
-        out, done, written = files.get("--out", sys.stdout), 0, 0
-        total = int(words) if words is not None else num or 10
+        done = written = 0
         many = {"sentences": total} if words is None else {"words": total}
+        progress(0, total, "writing", 0)
         for block in grammar.blocks(arguments.seed, start=arguments.start, **many):
             text = "\n".join(block)
-            out.write(f"{text}\n")
-            if file := files.get("--translations"):
+            lines = {"--out": iter([text])}
+            if "--translations" in files:
                 seed = arguments.seed + arguments.start + done
-                _write(file, (grammar.translate(s, seed + i) for i, s in enumerate(block)))
-            if file := files.get("--labels"):
-                _write(file, (str(grammar.style_of(s)) for s in block))
+                pairs = enumerate(block, seed)
+                lines["--translations"] = (grammar.translate(s, i) for i, s in pairs)
+            if "--labels" in files:
+                lines["--labels"] = (str(grammar.style_of(s)) for s in block)
+            for flag, own in lines.items():
+                with disk_space(paths.get(flag, Path("standard output"))):
+                    files.get(flag, sys.stdout).writelines(f"{line}\n" for line in own)
             done += len(block)
             written += text.count(" ") + len(block)
             progress(done if words is None else written, total, "writing", written)
@@ -92,6 +104,7 @@ def run(argv: list[str]) -> int:
 def _new_file(path: Path) -> Iterator[TextIO]:
     """Open a hidden file beside `path` and rename it to `path` in the end; what is no regular file,
     such as a pipe, is written as it is."""
+    from lvtrain.data.folder import disk_space
     from lvtrain.errors import UserError
 
     target = Path(os.path.realpath(path))
@@ -104,7 +117,7 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        with file:
+        with disk_space(path), file:
             yield file
         if not device:
             partial.replace(target)
@@ -113,5 +126,17 @@ def _new_file(path: Path) -> Iterator[TextIO]:
             partial.unlink(missing_ok=True)
 
 
-def _write(file: TextIO, lines: Iterable[str]) -> None:
-    file.writelines(f"{line}\n" for line in lines)
+def _check_space(flag: str, path: Path, total: int, of_words: bool) -> None:
+    """Raise UserError if the disk is known to be too small for a file of so many words or
+    sentences."""
+    from lvtrain.data.folder import check_space
+
+    folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.is_dir())
+    if path.exists() and not path.is_file():
+        return  # a device
+    if flag == "--labels":
+        least = total // 16 if of_words else total
+    else:
+        least = WORD_BYTES if of_words else 3 * WORD_BYTES
+        least *= total
+    check_space(folder, least)

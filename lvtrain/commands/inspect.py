@@ -61,6 +61,7 @@ def _text(value: Any) -> str:
 def _run(folder: Path) -> dict[str, Any]:
     import torch
 
+    from lvtrain.data.location import place
     from lvtrain.errors import UserError
     from lvtrain.generation.recorded import build_read
     from lvtrain.model import read_config
@@ -91,13 +92,14 @@ def _run(folder: Path) -> dict[str, Any]:
         "parameters": _parameters(system),
         "best": found.meta.get("best"),
         "checkpoints": checkpoint.steps(folder / "checkpoints"),
-        "store": str(config.store),
+        "store": str(place(config.store)),
         **({"from": str(config.model.start)} if getattr(config.model, "start", None) else {}),
         "warnings": list(found.warnings),
     }
 
 
 def _model(folder: Path) -> dict[str, Any]:
+    from lvtrain.data.location import place
     from lvtrain.model import Model
 
     model = Model.from_pretrained(folder)
@@ -108,7 +110,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "step": model.step,
         **({"averaged": model.averaged} if model.averaged > 1 else {}),
         "parameters": _parameters(model.system),
-        "store": str(model.config.store),
+        "store": str(place(model.config.store)),
     }
 
 

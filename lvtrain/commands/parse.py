@@ -10,6 +10,7 @@ import re
 import sys
 import typing
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import tyro
@@ -18,6 +19,7 @@ from lvtrain.errors import UserError, nearest
 
 ArgumentsT = TypeVar("ArgumentsT")
 
+PATHS = {"--out", "--data", "--work"}
 _RULE = re.compile(r"\n\s*-{5,}\s*\n")
 # What tyro calls the kinds of values, in words.
 _KINDS = {"INT": "an integer", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
@@ -48,6 +50,10 @@ def parse(
 
     if {"-h", "--help"} & set(argv):
         return read(argv)
+    for flag, value in pairwise((*argv, "-")):
+        if (flag in PATHS and value == "") or (flag.endswith("=") and flag[:-1] in PATHS):
+            # Which would be a path too: that of the current folder.
+            raise UserError(f"{command}: {flag.rstrip('=')}: expected a path, found none")
     said = io.StringIO()
     try:
         with _wide(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -61,6 +67,12 @@ def parse(
         read(["--help"])
     flags = re.findall(r"(?<!\S)--[a-z][\w.-]*", helped.getvalue())
     raise UserError(f"{command}: {_cause(said.getvalue(), flags)} (see {prog} --help)") from None
+
+
+def given_flags(argv: list[str]) -> set[str]:
+    """The fields that a command line has flags of, whatever their values."""
+    flags = {token.partition("=")[0][2:] for token in argv if token.startswith("--")}
+    return {flag.removeprefix(no).replace("-", "_") for flag in flags for no in ("", "no-")}
 
 
 @contextlib.contextmanager

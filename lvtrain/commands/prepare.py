@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import tyro
 
-from lvtrain.commands.parse import parse
-from lvtrain.data.location import uri_of
+from lvtrain.commands.parse import given_flags, parse
+from lvtrain.data.location import place, uri_of
 from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.errors import UserError
+
+SIZES: Final = {"--vocab-size", "--target-vocab-size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +41,30 @@ class PrepareArguments:
 
 
 def run(argv: list[str]) -> int:
+    argv = [*_whole_numbers(argv)]
     arguments = parse(
         PrepareArguments, argv, "prepare", "lvtrain prepare corpus/*.txt --out store --max-words 15"
     )
 
     from lvtrain.commands.progress import shown
-    from lvtrain.data.prepare import prepare
+    from lvtrain.data.prepare import check_shared, prepare
 
-    _check_given(arguments.config, argv)
+    given = given_flags(argv)
+    _check_given(arguments.config, given)
     config = replace(arguments.config, files=arguments.files)
+    check_shared(place(arguments.out))
     if arguments.ray and uri_of(arguments.out) is not None and config.work is None:
         raise UserError("--work: with --ray, expected a folder that every node reaches, found none")
     with ExitStack() as stack:
         workers = None
         if arguments.ray:
             config = _absolute(config)
-            if find_spec("ray") is None:
-                raise UserError("ray is not installed: pip install 'lvtrain[cluster]'")
+            for package in ("ray", "pandas"):  # which Ray Data wants
+                if find_spec(package) is None:
+                    raise UserError(f"{package} is not installed: pip install 'lvtrain[cluster]'")
             cluster = import_module("lvtrain.cluster.prepare")
             workers = stack.enter_context(cluster.ray_data(arguments.ray))
-        info = prepare(config, arguments.out, stack.enter_context(shown()), workers)
+        info = prepare(config, arguments.out, stack.enter_context(shown()), workers, given)
     print(json.dumps(info.figures(), indent=2) if arguments.json else info.summary())
     return 0
 
@@ -74,9 +82,19 @@ def _absolute(config: PrepareConfig) -> PrepareConfig:
     return replace(config, **named)
 
 
-def _check_given(config: PrepareConfig, argv: list[str]) -> None:
+def _whole_numbers(argv: list[str]) -> Iterator[str]:
+    """Yield a command line whose sizes of vocabularies, such as 1e6, are integers."""
+    for before, token in zip(["", *argv], argv, strict=False):
+        flag, is_flag, value = token.rpartition("=")
+        if (flag or before) in SIZES and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d\d?", value):
+            number = float(value)
+            value = str(int(number)) if number.is_integer() else value
+        yield f"{flag}{is_flag}{value}"
+
+
+def _check_given(config: PrepareConfig, given: Collection[str]) -> None:
     """Raise UserError for a flag of files without any, which would count as not given."""
     for field_ in fields(config):
-        flag = f"--{field_.name.replace('_', '-')}"
-        if flag in argv and getattr(config, field_.name) == ():
+        if field_.name in given and getattr(config, field_.name) == ():
+            flag = f"--{field_.name.replace('_', '-')}"
             raise UserError(f"prepare: {flag}: expected at least one file, found none")

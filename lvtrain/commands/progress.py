@@ -39,25 +39,28 @@ def shown() -> Iterator[Callable[[int, int, str, int], None]]:
 
 
 class _Clock:
-    """The time since a phase began."""
+    """The time since a phase began, which is when it is told of first."""
 
     def __init__(self) -> None:
-        self._phase = ""
+        self._phase, self._done = "", 0
 
     def begins(self, phase: str, done: int) -> bool:
-        if phase == self._phase:
-            return False
-        self._phase, self._start, self._before = phase, time.monotonic(), done
-        return True
+        begun = phase != self._phase or done < self._done  # a phase can be repeated
+        if begun:
+            self._phase, self._start, self._before = phase, time.monotonic(), done
+        self._done = done
+        return begun
 
     def rate(self, words: int) -> str:
         seconds = time.monotonic() - self._start
-        return f"{words / seconds / 1e6:.2f}M words/s" if seconds > 0.1 else ""
+        return f"{words / seconds / 1e6:.2f}M words/s" if words and seconds > 0.1 else ""
 
-    def left(self, done: int, total: int) -> float:
-        """Seconds that the rest will take at the rate so far."""
-        seconds = time.monotonic() - self._start
-        return seconds * (total - done) / max(1, done - self._before)
+    def left(self, total: int) -> str:
+        """Time that the rest will take at the rate so far, where there is one."""
+        seconds, done = time.monotonic() - self._start, self._done - self._before
+        if done <= 0 or seconds < 0.1:
+            return ""
+        return f"{seconds * (total - self._done) / done:,.0f} s left"
 
 
 class _Lines:
@@ -72,9 +75,6 @@ class _Lines:
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + LINE_SECONDS
-        print(
-            f"{phase}: {100 * done / max(1, total):.0f} %, {self._clock.rate(words)}, "
-            f"{self._clock.left(done, total):,.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        share = f"{100 * done / max(1, total):.0f} %"
+        figures = filter(None, (share, self._clock.rate(words), self._clock.left(total)))
+        print(f"{phase}: {', '.join(figures)}", file=sys.stderr, flush=True)

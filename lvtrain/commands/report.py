@@ -26,6 +26,7 @@ class ReportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
+    from lvtrain.data.location import place
     from lvtrain.errors import UserError
     from lvtrain.model import WEIGHTS, open_store, read_config
     from lvtrain.report.html import write_report
@@ -41,8 +42,8 @@ def run(argv: list[str]) -> int:
         figures = open_store(config, arguments.data).info.figures()
     else:
         print(
-            f"lvtrain: warning: {config.store}: the store is not there, the report leaves it out; "
-            "--data STORE says where one is",
+            f"lvtrain: warning: {place(config.store)}: the store is not there, the report leaves "
+            "it out; --data STORE says where one is",
             file=sys.stderr,
         )
     print(write_report(arguments.run, store=figures, out=arguments.out))

@@ -8,10 +8,10 @@ which follows from its hash. Duplicates are looked for among what is added.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lvtrain.data.folder import work_folder, write_whole
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, SplitInfo, StoreInfo, reasons
@@ -22,7 +22,7 @@ from lvtrain.data.sending import sent_folder
 from lvtrain.data.sources import Source
 from lvtrain.data.stages import SPLITS, Progress, Work
 from lvtrain.data.store import Store, read_index
-from lvtrain.data.workers import Processes, Workers, cores
+from lvtrain.data.workers import Processes, Workers, cores, enough_memory
 from lvtrain.errors import UserError
 
 KEPT: Final = (
@@ -38,13 +38,15 @@ def append(
     out: Path | Uri,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    given: Collection[str] = (),
 ) -> StoreInfo:
-    """Add sources to the store at `out`. Raises UserError, and leaves it as it was, for anything
+    """Add sources to the store at `out`; settings that are `given`, or are not the default, must be
+    the store's. Raises UserError, and leaves it as it was, for anything
     wrong with them, or where what they have is not what it has."""
     out = out.resolve() if isinstance(out, Path) else out
     store = Store.open(str(out), verify="size")
     info = store.info
-    config = _kept(config, info, out)
+    config = _kept(config, info, out, given)
     threshold = _check(info, sources, out)
     check_alike(sources, info)
     key = key_of(config, sources, info.digest)
@@ -53,7 +55,8 @@ def append(
     else:
         own = None if config.work is None else Path(config.work)
         making = sent_folder(out, own, key, overwrite=False, before=info)
-    with making as folder, Processes(config.processes or cores()) as processes:
+    count = config.processes or cores()
+    with making as folder, enough_memory(), Processes(count) as processes:
         # The index was read before the lock was held, which another may have held until now.
         if read_index(out) != info:
             raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
@@ -100,15 +103,27 @@ def _fetched(store: Store, folder: Path) -> Path:
     return folder
 
 
-def _kept(config: PrepareConfig, info: StoreInfo, out: Path | Uri) -> PrepareConfig:
+def _kept(
+    config: PrepareConfig, info: StoreInfo, out: Path | Uri, given: Collection[str]
+) -> PrepareConfig:
     """Return the configuration with the store's settings. Raises UserError for other ones."""
     stored = {name: info.settings[name] for name in KEPT if name in info.settings}
     defaults = {field.name: field.default for field in fields(config)}
     for name, value in stored.items():
-        if (given := getattr(config, name)) not in (value, defaults[name]):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {given}: expected {value}, as {out} was prepared with")
+        found = getattr(config, name)
+        if found != value and (name in given or found != defaults[name]):
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                yes, no = f"--{flag}", f"--no-{flag}"
+                said = f"{yes}: expected {no}" if found else f"{no}: expected {yes}"
+            else:
+                said = f"--{flag} {_said(found)}: expected {_said(value)}"
+            raise UserError(f"{said}, as {out} was prepared with")
     return replace(config, **stored)
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _check(info: StoreInfo, sources: Mapping[str, Source], out: Path | Uri) -> int:

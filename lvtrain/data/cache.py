@@ -1,8 +1,9 @@
 """Shards of stores at a URI, kept on this machine for as long as there is room.
 
 A shard is known by its SHA-256, so that stores share what they have in common and nothing is ever
-out of date; it is compared with it while it is fetched. Reading visits all shards in random order:
-where the store is larger than the cache, shards come and go.
+out of date; it is compared with it while it is fetched, and a copy that is damaged comes again.
+Reading visits all shards in random order: where the store is larger than the cache, shards come and
+go.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 
 from pyarrow import ArrowException
 
+from lvtrain.data.checksums import sha256
 from lvtrain.data.folder import alive
 from lvtrain.data.location import Uri, opened, unread
 from lvtrain.data.shards import ShardInfo
@@ -68,6 +70,13 @@ class Cache:
             with contextlib.suppress(OSError):
                 partial.unlink()
         return path
+
+    def discard_damaged(self, info: ShardInfo) -> None:
+        """Remove the copy of a shard if it is not what was written, so that it is fetched again."""
+        path = self.folder / f"{info.sha256}.arrow"
+        with contextlib.suppress(OSError):
+            if sha256(path) != info.sha256:
+                path.unlink()
 
     def _make_room(self, needed: int) -> None:
         """Remove the shards that were not used for longest. A process that has one mapped reads

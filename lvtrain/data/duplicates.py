@@ -86,8 +86,7 @@ def write_keys(task: Comparing, advance: Advance) -> None:
         if sum(map(len, held)) >= RUN_KEYS:
             flush()
         first += len(chunk.texts)
-        advance(chunk.read - read, len(rows.words.codes))
-        read = chunk.read
+        read = task.advanced(read, chunk, len(rows.words.codes), advance)
     if held:
         flush()
     advance(task.part.bytes - read, 0)

@@ -21,6 +21,8 @@ KEY: Final = "key"
 LOCK: Final = "lock"
 """File that whoever works in the folder holds, the last to be removed."""
 
+GOES_ON: Final = "the same command goes on from there"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkFolder:
@@ -168,9 +170,13 @@ def _kept(folder: Path, out: Path, key: str) -> Iterator[WorkFolder]:
         if not parts.exists():  # nothing was begun
             _empty(folder, ignore_errors=True)
             raise
-        raise Passing(f"{error}; the same command goes on from there") from None
+        raise Passing(f"{error}; {GOES_ON}") from None
     except UserError:
         _empty(folder, ignore_errors=True)
+        raise
+    except BaseException as error:
+        if parts.exists():
+            error.add_note(GOES_ON)
         raise
     _empty(folder, ignore_errors=True)
 

@@ -87,9 +87,16 @@ class Task:
                 duplicate[duplicates[low:high] - first] = True
             parts, dropped, hashes = self.sorter.sort(chunk, self.split, duplicate)
             yield chunk, parts, dropped, hashes
-            advance(chunk.read - read, sum(len(part.words.codes) for part in parts.values()))
-            read, first = chunk.read, stop
+            words = sum(len(part.words.codes) for part in parts.values())
+            read, first = self.advanced(read, chunk, words, advance), stop
         advance(self.part.bytes - read, 0)
+
+    def advanced(self, before: int, chunk: Chunk, words: int, advance: Advance) -> int:
+        """Tell what a chunk adds to the bytes read before; gives their sum. Of a line that reaches
+        over the end of the part, the rest counts with the parts that it lies in."""
+        read = min(chunk.read, self.part.bytes)
+        advance(read - before, words)
+        return read
 
     def _duplicates(self) -> np.ndarray | None:
         if not self.deduplicated or self.split != "train":

@@ -9,7 +9,7 @@ was killed goes on with those that are left.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from lvtrain.data.sending import sent_folder
 from lvtrain.data.sorter import HASH_RANGE
 from lvtrain.data.sources import Sentences
 from lvtrain.data.stages import Progress, Work
-from lvtrain.data.workers import Here, Processes, Workers, cores
+from lvtrain.data.workers import Here, Processes, Workers, cores, enough_memory
 from lvtrain.errors import UserError
 
 FREQUENT: Final = 100
@@ -38,27 +38,32 @@ def prepare(
     out: Path | str,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    given: Collection[str] = (),
 ) -> StoreInfo:
     """Turn files into a store at `out`. Raises UserError for anything wrong with them.
 
-    With `config.append` they are added to the store that is there. What a killed or interrupted
-    call had done is not done again. The store is the same whatever the number of `workers`, by
-    default one process a core.
+    With `config.append` they are added to the store that is there, whose settings stay: other ones
+    are refused, those named in `given` also where they are the default. What a killed or
+    interrupted call had done is not done again. The store is the same whatever the number of
+    `workers`, by default one process a core.
     """
     to = place(out)
     check_files(config)
     check_settings(config)
     _check_places(config, to)
+    if workers is None:
+        check_shared(to)
     sources = sources_of(config)
     if config.append:
-        return append(config, sources, to, progress, workers)
+        return append(config, sources, to, progress, workers, given)
     key = key_of(config, sources)
     if isinstance(to, Path):
         making = resumed_folder(to, known_by=INDEX, key=key, overwrite=config.overwrite)
     else:
         own = None if config.work is None else Path(config.work)
         making = sent_folder(to, own, key, config.overwrite)
-    with making as folder, Processes(config.processes or cores()) as processes:
+    count = config.processes or cores()
+    with making as folder, enough_memory(), Processes(count) as processes:
         workers = workers or processes
         work = Work(workers, folder, config, progress)
         info = _build(work, sources, names_of(sources))
@@ -137,6 +142,15 @@ def _check_places(config: PrepareConfig, out: Path | Uri) -> None:
         raise UserError(f"--work: expected with a store at a URI, found the path {out}")
     if config.work is not None and uri_of(config.work) is not None:
         raise UserError(f"--work: expected a path, found the URI {config.work}")
+
+
+def check_shared(out: Path | Uri) -> None:
+    """Raise UserError for storage that each process has one of its own of."""
+    if str(out).startswith("memory:"):
+        raise UserError(
+            f"--out {out}: each process has a memory of its own, expected storage that worker "
+            "processes share"
+        )
 
 
 def _check_splits(

@@ -141,7 +141,7 @@ def check_settings(config: PrepareConfig) -> None:
             "--target-vocab-size: expected none with --shared-vocabulary, whose size is "
             f"--vocab-size; found {config.target_vocab_size}"
         )
-    if config.tokenizer == "bpe":
+    if config.tokenizer == "bpe" and not config.append:  # which has a vocabulary
         if config.min_count > 1:
             raise UserError(
                 "--min-count: expected 1 with --tokenizer bpe, which counts pieces, "

@@ -295,6 +295,7 @@ class _Meter:
     def __init__(self, report: Progress, total: int, done: int, phase: str) -> None:
         self._report, self._total, self._done, self._phase = report, total, done, phase
         self._words = 0
+        report(done, total, phase, 0)  # from now on the time is taken
 
     def __call__(self, read: int, words: int) -> None:
         self._done += read

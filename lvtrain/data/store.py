@@ -19,7 +19,7 @@ import numpy as np
 
 from lvtrain.data.cache import Cache, own_folder, verify_there
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, StoreInfo
-from lvtrain.data.location import Uri, is_file, place, read_bytes, uri_of
+from lvtrain.data.location import Uri, is_file, place, read_bytes
 from lvtrain.data.shards import Shard, ShardInfo, allow_open, check_hash
 from lvtrain.data.tokenizer import EOS, PAD, Tokenizer
 from lvtrain.data.words import spans
@@ -36,7 +36,9 @@ RESIDENT_BYTES: Final = 16 << 20
 class Split:
     """The rows of one split. Nothing of them is held in memory but the maps of their files."""
 
-    def __init__(self, root: Path, name: str, info: StoreInfo, cache: Cache | None = None) -> None:
+    def __init__(
+        self, root: Path | Uri, name: str, info: StoreInfo, cache: Cache | None = None
+    ) -> None:
         self.name = name
         self.info = info.splits[name]
         self.vocab_size = info.vocab_size
@@ -180,7 +182,7 @@ class Split:
             local = ascending[start:stop] - self._starts[number]
             places = order[start:stop]
             for part in shard.parts(local):
-                shard.verify(local[part])
+                shard = self._verified(number, local[part])
                 yield number, shard, local[part], places[part]
                 if self._releases:
                     shard.release()
@@ -192,20 +194,38 @@ class Split:
             if self._cache is not None:
                 # What the cache has let go is let go here too, lest it should stay on the disk.
                 self._open = {i: one for i, one in self._open.items() if one.path.exists()}
-            try:
-                shard = self._map(info)
-            except UserError:
-                if self._cache is None:
-                    raise
-                shard = self._map(info)  # another process needed the room that it had
-            self._open[number] = shard
+            shard = self._open[number] = self._map(info)
+        return shard
+
+    def _verified(self, number: int, rows: np.ndarray) -> Shard:
+        """Return a shard with what some of its rows lie in compared with its checksums; a copy that
+        was damaged here is fetched again, once. Raises UserError."""
+        shard = self._shard(number)
+        try:
+            shard.verify(rows)
+        except UserError:
+            if self._cache is None:
+                raise
+            self._cache.discard_damaged(self.info.shards[number])
+            del self._open[number]
+            shard = self._shard(number)
+            shard.verify(rows)
         return shard
 
     def _map(self, info: ShardInfo) -> Shard:
-        uri = uri_of(self._root)
-        path = self._root / info.file
-        if uri is not None and self._cache is not None:
-            path = self._cache.fetch(uri, info)
+        if isinstance(self._root, Path):
+            return Shard.open(self._root / info.file, info, self._layout)
+        assert self._cache is not None
+        path = self._cache.fetch(str(self._root), info)
+        try:
+            return self._map_copy(path, info)
+        except UserError:  # damaged here; or another process needed the room that it had
+            self._cache.discard_damaged(info)
+            return self._map_copy(self._cache.fetch(str(self._root), info), info)
+
+    def _map_copy(self, path: Path, info: ShardInfo) -> Shard:
+        if not info.blocks:  # of version 1: what is read is not compared
+            check_hash(path, info)
         return Shard.open(path, info, self._layout)
 
     def _check(self, ids: np.ndarray, vocab_size: int, number: int) -> None:
@@ -220,7 +240,7 @@ class Store:
     """A prepared corpus: its splits, its tokenisers and what is known of it."""
 
     def __init__(
-        self, path: Path, info: StoreInfo, tokenizer: Tokenizer, cache: Cache | None = None
+        self, path: Path | Uri, info: StoreInfo, tokenizer: Tokenizer, cache: Cache | None = None
     ) -> None:
         self.path = path
         self.info = info
@@ -228,7 +248,9 @@ class Store:
         self._cache = cache
 
     @classmethod
-    def open(cls, path: Path | str, verify: Verify = "auto", cache: Cache | None = None) -> Self:
+    def open(
+        cls, path: Path | Uri | str, verify: Verify = "auto", cache: Cache | None = None
+    ) -> Self:
         """Open a store. Raises UserError, naming the file, if it is not whole.
 
         `verify="size"` checks the size, the columns and the number of rows of every shard;
@@ -238,20 +260,20 @@ class Store:
         The shards of a store at a URI are fetched, and verified, as they are needed; `cache` is
         where they are kept, by default in a folder of the user's.
         """
-        path = Path(path)
-        info = read_index(path)
-        if uri_of(path) is not None:
+        root = place(path)
+        info = read_index(root)
+        if isinstance(root, Uri):
             cache = cache or Cache(own_folder("shards"))
-            store = cls(path, info, _read_tokenizer(path, info, TOKENIZER), cache)
+            store = cls(root, info, _read_tokenizer(root, info, TOKENIZER), cache)
             if verify == "full":
                 store.verify()
             return store
-        store = cls(path, info, _read_tokenizer(path, info, TOKENIZER))
+        store = cls(root, info, _read_tokenizer(root, info, TOKENIZER))
         if verify == "full" or (verify == "auto" and store.bytes <= HASHED_BYTES):
             store.verify()
         for split in info.splits.values():
             for shard in split.shards:
-                Shard.open(path / shard.file, shard, info.layout)
+                Shard.open(root / shard.file, shard, info.layout)
         return store
 
     @property
@@ -288,13 +310,12 @@ class Store:
     def verify(self) -> None:
         """Check the SHA-256 of every shard, where the store is. Raises UserError, naming the first
         that differs."""
-        uri = uri_of(self.path)
         for split in self.info.splits.values():
             for shard in split.shards:
-                if uri is None:
+                if isinstance(self.path, Path):
                     check_hash(self.path / shard.file, shard)
                 else:
-                    verify_there(uri, shard)
+                    verify_there(str(self.path), shard)
 
 
 def read_index(path: Path | Uri) -> StoreInfo:
@@ -320,7 +341,7 @@ def read_index(path: Path | Uri) -> StoreInfo:
         raise UserError(f"{path / INDEX}: corrupt or of another version: {reason}") from None
 
 
-def _read_tokenizer(path: Path, info: StoreInfo, name: str) -> Tokenizer:
+def _read_tokenizer(path: Path | Uri, info: StoreInfo, name: str) -> Tokenizer:
     file = path / name
     expected = info.tokenizers[name]
     if not is_file(file):

@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from lvtrain.data.location import Uri
 from lvtrain.data.words import Words, spans
 from lvtrain.errors import UserError
 
@@ -155,7 +156,7 @@ class Tokenizer:
             raise UserError(f"{path}: no such file, expected a tokenizer") from None
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> Self:
+    def from_json(cls, text: str, path: Path | Uri) -> Self:
         """Read the content of a `tokenizer.json`, which messages call `path`."""
         try:
             model = tokenizers.Tokenizer.from_str(text)

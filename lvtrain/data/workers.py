@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, Self, TypeVar
 
 import lvtrain
-from lvtrain.errors import Passing
+from lvtrain.errors import Passing, lacks_memory
 
 Task = TypeVar("Task")
 Advance = Callable[[int, int], None]
@@ -92,14 +92,13 @@ class Processes:
             except BaseException as error:
                 said.put(("failed", error))
 
-        threads = [
-            threading.Thread(target=serve, args=(process,), daemon=True)
-            for process in self._processes[:count]
-        ]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
         ended = 0
         try:
+            for process in self._processes[:count]:
+                thread = threading.Thread(target=serve, args=(process,), daemon=True)
+                thread.start()
+                threads.append(thread)
             while ended < count:
                 try:
                     what, value = said.get(timeout=1.0)  # no longer, so that signals are heard
@@ -120,6 +119,22 @@ class Processes:
                 self.__exit__()
 
 
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn a lack of memory, threads or processes into `Passing`."""
+    try:
+        yield
+    except Exception as error:
+        if (said := _lacking(error)) is None:
+            raise
+        raise Passing(f"{said}: fewer --processes need less") from None
+
+
+def _lacking(error: Exception) -> str | None:
+    # What the system says where it starts no further process.
+    return "out of processes" if isinstance(error, BlockingIOError) else lacks_memory(error)
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -135,7 +150,8 @@ def _start() -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "lvtrain.data.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        # Each is one of many: it has one thread for what numpy multiplies.
+        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C is for the one who started it to answer
     )
 
@@ -165,9 +181,6 @@ def _carry_out(
 
 def _main() -> None:
     """Carry out what standard input says until it ends."""
-    import pyarrow as pa
-
-    pa.set_cpu_count(1)
     source = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
@@ -176,19 +189,31 @@ def _main() -> None:
         pickle.dump((what, value), answers)
         answers.flush()
 
+    def answer(error: Exception) -> Exception:
+        said = _lacking(error)
+        if said is None:
+            return error
+        return Passing(f"a worker process is {said}: fewer --processes need less")
+
+    try:
+        import pyarrow as pa
+
+        pa.set_cpu_count(1)
+    except Exception as error:
+        return say("failed", answer(error))
     while True:
         try:
             function, task = pickle.load(source)
         except EOFError:
             return
+        except Exception as error:  # of an import
+            return say("failed", answer(error))
         try:
             function(task, lambda *done: say("advanced", done))
         except BrokenPipeError:
             return
-        except MemoryError:
-            say("failed", Passing("a worker process is out of memory: fewer --processes need less"))
         except Exception as error:
-            say("failed", error)
+            say("failed", answer(error))
         else:
             say("done", None)
 

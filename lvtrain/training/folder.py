@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
 from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
-from lvtrain.data.location import read_bytes
+from lvtrain.data.location import place, read_bytes
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint, replace_file
@@ -35,6 +35,8 @@ _EXPORTED = "model.safetensors"
 # What may differ: the store may have moved, and its digest covers that of its tokeniser.
 FREE = {f"train.{name}" for name in RESUMABLE_FIELDS}
 FREE |= {"store", "tokenizer_digest", "target_tokenizer_digest"}
+# What follows from the store.
+OF_THE_STORE = {"store_digest", "vocab_size", "max_words", "target_vocab_size"}
 # What a file system answers that has no locks: a run there goes without.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -66,6 +68,7 @@ def check_folder(out: Path, config: RunConfig, resume: Resume) -> bool:
         )
         raise UserError(f"--out {out}: {wanted}, found a run {advice}")
     if differ:
+        _check_store(out, config, theirs)
         raise UserError(f"{out / CONFIG}: the run has another configuration: {differ}")
     return True
 
@@ -83,8 +86,8 @@ def find_checkpoint(
         copy = out / name
         if copy.exists() and expected and (found := sha256(copy)) != expected:
             raise UserError(
-                f"{copy}: not the tokenizer of {config.store}: expected SHA-256 {expected[:16]}…, "
-                f"found {found[:16]}…"
+                f"{copy}: not the tokenizer of {place(config.store)}: expected SHA-256 "
+                f"{expected[:16]}…, found {found[:16]}…"
             )
     last = latest() if latest else checkpoint.latest(out / CHECKPOINTS)
     read_metrics(out)
@@ -204,10 +207,30 @@ def _read_config(path: Path, like: RunConfig) -> RunConfig:
     return replace(from_json(RunConfig, {**data, "model": None}, str(path)), model=model)
 
 
+def _check_store(out: Path, ours: RunConfig, theirs: RunConfig) -> None:
+    """Raise UserError where nothing but the store differs: an order of other sentences would be no
+    continuation."""
+    names = set(_differing(ours, theirs))
+    if "store_digest" not in names or not names <= OF_THE_STORE:
+        return
+    if ours.store == theirs.store:
+        what = f"the store {place(ours.store)} has changed since (it was grown or replaced)"
+    else:
+        what = f"the store {place(ours.store)} is not that of the run, {place(theirs.store)}"
+    raise UserError(
+        f"{out}: {what}: expected digest {theirs.store_digest[:16]}…, found "
+        f"{ours.store_digest[:16]}…; train a new run on it, or prepare the old one again"
+    )
+
+
+def _differing(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    return [name for name in differences(to_json(ours), to_json(theirs)) if name not in FREE]
+
+
 def _said_differences(ours: RunConfig, theirs: RunConfig) -> str:
     """The fields that must agree and do not."""
     here, there = to_json(ours), to_json(theirs)
-    names = [name for name in differences(here, there) if name not in FREE]
+    names = _differing(ours, theirs)
     said = ", ".join(
         f"{name} is {_value(there, name)!r} there and {_value(here, name)!r} here"
         for name in names[:3]

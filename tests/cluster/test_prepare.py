@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,20 @@ def _die_once(task: Path, advance: Advance) -> None:
 
 def _die(task: int, advance: Advance) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_cluster_that_is_not_there_is_said_by_the_flag_of_this_command(
+    corpus: Path, tmp_path: Path
+) -> None:
+    # This process is a driver already, of a cluster of its own.
+    command = ["prepare", str(corpus), "--out", str(tmp_path / "store"), "--ray"]
+    for address, expected in (
+        ("localhost:1", "--ray localhost:1: no Ray cluster answers there"),
+        ("there", "--ray there: expected auto, local, or the HOST:PORT"),
+    ):
+        process = subprocess.run(
+            [sys.executable, "-m", "lvtrain", *command, address], capture_output=True, text=True
+        )
+        assert process.returncode == 2
+        assert process.stderr.startswith(f"lvtrain: error: {expected}")
+        assert process.stderr.count("\n") == 1

@@ -49,7 +49,8 @@ def test_mistakes_name_the_flag_and_leave_nothing(
     assert refused(capsys, "--out", tmp_path / "folder", "--labels", a) == (
         f"grammar: --out {tmp_path / 'folder'}: expected a file, found a folder"
     )
-    assert "expected a file, found a folder" in refused(capsys, "--out", "")
+    for empty in (["--out", ""], ["--out="]):
+        assert refused(capsys, *empty) == "grammar: --out: expected a path, found none"
     assert refused(capsys, "--out", a, "--translations", a) == (
         f"grammar: --translations {a}: expected a file of its own, found --out's"
     )
@@ -57,6 +58,28 @@ def test_mistakes_name_the_flag_and_leave_nothing(
     said = refused(capsys, "--out", a, "--labels", tmp_path / "file" / "x")
     assert said == f"{tmp_path / 'file' / 'x'}: cannot be written: Not a directory"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag, much in (("--out", "--words"), ("--translations", "--words"), ("--labels", "--num")):
+        many = "1e30" if much == "--words" else str(10**30)
+        said = refused(capsys, flag, tmp_path / "new" / "a", much, many)
+        assert said.startswith(f"no space left on device: {tmp_path} has ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_becomes_full_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--out", "--labels"):
+        others = ["--translations", tmp_path / "a"]
+        others += [] if flag == "--out" else ["--out", tmp_path / "b"]
+        said = refused(capsys, flag, "/dev/full", *others, "--num", "9000")
+        assert said == "no space left on device while writing /dev/full"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_words_are_counted_and_parts_make_up_the_whole(tmp_path: Path) -> None:

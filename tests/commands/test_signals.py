@@ -64,6 +64,25 @@ def test_a_signal_before_the_first_step_leaves_nothing(
     assert run([*command, "--no-tensorboard"]) == 0, "the same command runs again"
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_prepare_says_that_its_work_was_kept(tmp_path: Path, signum: signal.Signals) -> None:
+    (tmp_path / "corpus").write_text("a b\nc\n" * 100)
+    waiting = TELLING.replace('b"!")', 'b"!") and os.read(0, 1)')
+    command = ["prepare", str(tmp_path / "corpus"), "--out", str(tmp_path / "store")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting, "open", "00000.json", *command],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.read(1) == b"!"
+    process.send_signal(signum)
+    said = process.communicate(timeout=60)[1].decode()
+    status, word = STATUS[signum]
+    expected = f"lvtrain: error: {word}; the same command goes on from there\n"
+    assert (process.returncode, said) == (status, expected)
+    assert (tmp_path / ".store.work").is_dir()
+    assert run(command) == 0
+
+
 def test_a_signal_within_an_import_is_raised_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

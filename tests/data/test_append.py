@@ -147,7 +147,9 @@ def test_mistakes_leave_the_store_as_it_was(files: tuple[str, str], tmp_path: Pa
     for path, settings, expected in (
         (files[0], {}, "first: in .* already, expected files that are not"),
         (files[1], {"max_words": 7}, "--max-words 7: expected 9, as .* was prepared with"),
-        (files[1], {"lowercase": True}, "--lowercase True: expected False"),
+        (files[1], {"lowercase": True}, "--lowercase: expected --no-lowercase, as .* was prepared"),
+        (files[1], {"vocab_size": 300}, "--vocab-size 300: expected none, as .* was prepared with"),
+        (files[1], {"tokenizer": "bpe"}, "--tokenizer bpe: expected words, as .* was prepared"),
         (files[1], {"overwrite": True}, "expected one of --append and --overwrite, found both"),
         (str(table), {"column": "text", "label_column": "label"}, "found labels"),
         (str(tmp_path / "empty"), {}, "no sentences: dropped 2 empty"),

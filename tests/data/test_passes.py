@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import operator
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +90,23 @@ def test_a_line_is_in_one_piece_wherever_the_pieces_are_cut(
     source = Source(files=[str(path)])
     found = [t for part in source.parts() for chunk in source.chunks(part) for t in chunk.texts]
     assert found == ["a", "", "bc d", "", "", "efghijklmnop", "é", "", "z"]
+
+
+@pytest.mark.parametrize("deduplicate", ["none", "exact"])
+def test_progress_ends_at_the_whole_where_a_line_reaches_over_pieces(
+    tmp_path: Path, small: None, deduplicate: Any
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a b\n" * 2_000 + "c" * 100_000 + "\n" + "d e\n" * 2_000)
+    config = PrepareConfig(files=(str(path),), deduplicate=deduplicate, valid_fraction=0)
+    told: list[tuple[int, int, str, int]] = []
+    prepare(config, tmp_path / "store", lambda *said: told.append(said), Here())
+    phases = list(dict.fromkeys(phase for *_, phase, _ in told))
+    assert phases[-3:] == ["counting", "encoding", "writing"]
+    for name in phases:
+        own = [(done, total) for done, total, phase, _ in told if phase == name]
+        assert own[0][0] == 0, "the time is taken from the start"
+        assert own == sorted(own) and own[-1][0] == own[-1][1]
 
 
 def test_the_store_does_not_depend_on_parts_runs_or_processes(
@@ -346,7 +365,7 @@ prepare(PrepareConfig(files=(sys.argv[1],), processes=2), sys.argv[2],
 
 def test_a_killed_prepare_leaves_no_worker_and_no_half_store(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARE, str(corpus), str(tmp_path / "store")]
-    for said in (1, 20):
+    for said in (2, 21):  # the first time it has no workers yet
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None and process.stdout is not None
         # It goes on when it is answered: however quick it is, it is killed in the middle.
@@ -379,6 +398,41 @@ def test_a_worker_that_is_killed_is_told() -> None:
 
 def _die(task: int, advance: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lack_of_threads_is_told_and_the_work_kept(
+    corpus: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PrepareConfig(files=(str(corpus),), processes=2)
+    start = threading.Thread.start
+    left = iter([True])
+
+    def refused(self: threading.Thread) -> None:
+        if not next(left, False):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(Passing, match="new thread: fewer --processes need less; the same comm"):
+            prepare(config, tmp_path / "store")
+    assert (tmp_path / ".store.work").is_dir()
+    prepare(config, tmp_path / "store")
+
+
+@pytest.mark.parametrize("error", ["memory", "threads", "mapping"])
+def test_a_worker_without_memory_is_told(error: str) -> None:
+    told = pytest.raises(Passing, match="a worker process is out of memory.*: fewer --processes")
+    with told, Processes(2) as workers:
+        workers.run(_lack, [error] * 3, lambda read, words: None)
+
+
+def _lack(error: str, advance: object) -> None:
+    if error == "memory":
+        raise MemoryError
+    if error == "mapping":
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    raise pa.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily")
 
 
 def test_workers_import_nothing_of_the_folder_that_they_are_started_in(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.data import cache, shards
+from lvtrain.data import cache, checksums, shards
 from lvtrain.data.batches import Batches
 from lvtrain.data.cache import Cache
 from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
@@ -124,15 +126,75 @@ def test_what_is_damaged_there_is_not_kept(local: Path, tmp_path: Path) -> None:
         store.split("train").gather(np.arange(1))
 
 
-def test_a_copy_that_was_damaged_here_is_not_read(local: Path, tmp_path: Path) -> None:
+def damage(folder: Path, where: float = 0.5) -> None:
+    """Change a byte of every shard."""
+    for path in folder.glob("*.arrow"):
+        content = bytearray(path.read_bytes())
+        content[int(where * (len(content) - 1))] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_a_copy_that_was_damaged_here_is_not_read_but_fetched_again(
+    local: Path, tmp_path: Path, version: int, where: float
+) -> None:
+    expected = Store.open(local).split("train").gather(np.arange(300))[0]
+    if version == 1:  # without the checksums of blocks
+        index = json.loads((local / "store.json").read_text())
+        for shard in index["splits"]["train"]["shards"]:
+            del shard["blocks"]
+        (local / "store.json").write_text(json.dumps({**index, "version": 1}))
     cache = Cache(tmp_path / "cache")
     Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(300))
-    for path in cache.folder.iterdir():
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    with pytest.raises(UserError, match="corrupt shard"):
+    damage(cache.folder, where)
+    split = Store.open(f"file://{local}", cache=cache).split("train")
+    assert (split.gather(np.arange(300))[0] == expected).all()
+    whole = {path.stem: path.read_bytes() for path in cache.folder.iterdir()}
+    assert all(hashlib.sha256(content).hexdigest() == name for name, content in whole.items())
+    damage(cache.folder, where)
+    damage(local / "train", where)
+    with pytest.raises(UserError, match="file://.*: corrupt shard: expected SHA-256"):
         Store.open(f"file://{local}", cache=cache).split("train").gather(np.arange(1))
+
+
+def test_messages_name_a_uri_as_it_was_given(memory: str, tmp_path: Path) -> None:
+    store = Store.open(Path(memory), cache=Cache(tmp_path / "cache"))
+    assert str(store.path) == memory
+    with pytest.raises(UserError, match=f"^{memory}: no split 'tain'"):
+        store.split("tain")
+
+
+def test_a_copy_whose_damage_is_met_late_is_fetched_again(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 64)
+    lines = ["a b c d"] * 100
+    prepare_sentences(lines, config=PrepareConfig(valid_fraction=0), out=tmp_path / "other")
+    cache = Cache(tmp_path / "cache")
+    here = Store.open(tmp_path / "other").split("train")
+    split = Store.open(f"file://{tmp_path}/other", cache=cache).split("train")
+    split.gather(np.arange(1))  # its first block alone is compared
+    damage(cache.folder, 0.5)
+    assert (split.gather(np.arange(100))[0] == here.gather(np.arange(100))[0]).all()
+
+
+def test_a_copy_that_is_wrong_again_is_refused(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, fetched = Cache.fetch, []
+
+    def damaged(self: Cache, uri: str, info: shards.ShardInfo) -> Path:
+        fetched.append(fetch(self, uri, info))
+        damage(self.folder)
+        return fetched[-1]
+
+    monkeypatch.setattr(Cache, "fetch", damaged)
+    split = Store.open(f"file://{local}", cache=Cache(tmp_path / "cache")).split("train")
+    with pytest.raises(UserError, match="corrupt shard: expected CRC-32"):
+        split.gather(np.arange(1))
+    assert len(fetched) == 2
 
 
 def test_verifying_a_store_at_a_uri_reads_what_is_there(

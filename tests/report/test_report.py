@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvtrain.errors import UserError
-from lvtrain.report import figures, write_report
+from lvtrain.report import figures, sections, write_report
 from lvtrain.report.plots import curve, histogram
 from lvtrain.training.log import RunLog
 
@@ -280,3 +280,10 @@ def test_figures_have_the_decimals_they_deserve(value: object, text: str) -> Non
 def test_an_unknown_figure_is_called_by_its_name() -> None:
     assert figures.label("valid.iw_nll") == "valid · IW NLL"
     assert figures.note("new_thing") == "" and figures.direction("new_thing") == ""
+
+
+def test_how_the_figures_of_a_translator_were_made_is_no_row_of_figures() -> None:
+    context = {"sentences": 1_000, "bleu_signature": "nrefs:1", "chrf_signature": "nc:6"}
+    facts, table = sections.evaluation({"bleu": 30.0, "chrf": 55.0, **context}).split("<table>")
+    assert table.count("<tr>") == 2
+    assert "sentences 1,000" in facts and "chrf signature nc:6" in facts

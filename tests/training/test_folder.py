@@ -113,7 +113,7 @@ def test_a_damaged_or_foreign_configuration_is_named(
         ({"model": {"hidden": "8"}}, "model: hidden: expected int, found '8'"),
         ({"train": {"steps": True}}, "train: steps: expected int, found True"),
         ({"vocab_size": 8}, "vocab_size is 8 there and 9 here"),
-        ({"store_digest": "e"}, "store_digest is 'e' there and 'd' here"),
+        ({"store_digest": "e", "model": {"hidden": 9}}, "store_digest is 'e' there and 'd' here"),
         ({"system": "ae"}, "the run is of 'ae', expected 'lm'"),
     ],
 )
@@ -123,6 +123,21 @@ def test_a_configuration_that_does_not_fit_is_named_with_its_field(
     (run / "config.json").write_text(json.dumps(to_json(config) | change))
     with pytest.raises(UserError, match=f"config.json: .*{said}"):
         check_folder(run, config, "auto")
+
+
+def test_a_store_that_has_changed_is_said_with_what_to_do(
+    config: RunConfig, run: Path, tmp_path: Path
+) -> None:
+    grown = replace(config, store_digest="b" * 64, max_words=9)
+    with pytest.raises(UserError) as told:
+        check_folder(run, grown, "auto")
+    assert str(told.value) == (
+        f"{run}: the store {config.store} has changed since (it was grown or replaced): expected "
+        f"digest d…, found {'b' * 16}…; train a new run on it, or prepare the old one again"
+    )
+    other = replace(grown, store=tmp_path / "other")
+    with pytest.raises(UserError, match=f"{other.store} is not that of the run, {config.store}:"):
+        check_folder(run, other, "auto")
 
 
 def test_what_another_machine_changes_is_no_other_configuration(
