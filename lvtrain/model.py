@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError
+from lvtrain.errors import UserError, notice
 from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.encode import encode, rows
@@ -110,8 +110,9 @@ class Model:
 
         With `average` the parameters are the mean of those of so many newest checkpoints up to the
         step, or of all (Vaswani et al. 2017, §6.1). `data` is the store to measure and fit on where
-        it is not the one recorded. Raises UserError, naming the file, where the files of the folder
-        do not fit one another.
+        it is not the one recorded. Where the newest checkpoint or the best is damaged or missing,
+        the newest whole one is taken, with a warning. Raises UserError, naming the file, where the
+        files of the folder do not fit one another.
         """
         folder = Path(folder)
         if which not in ("best", "latest") and not isinstance(which, int):
@@ -127,11 +128,14 @@ class Model:
         found = checkpoint.latest(folder / CHECKPOINTS)
         if found is None:
             raise UserError(f"{folder}: the run has no checkpoint yet")
+        for warning in found.warnings if isinstance(which, str) else ():
+            notice(f"{folder}: {warning}")
         best = found.meta.get("best")
         # The best of single steps is no better a last step of a mean than the newest is.
-        step = best["step"] if which == "best" and best and average == 1 else which
-        if isinstance(step, int) and step != found.step:
-            found = checkpoint.at(folder / CHECKPOINTS, step)
+        if which == "best" and best and average == 1:
+            found = _best(folder, best["step"], found)
+        elif isinstance(which, int) and which != found.step:
+            found = checkpoint.at(folder / CHECKPOINTS, which)
         averaged = _averaged(folder, found, average)
         tokenizer = read_tokenizer(folder, config)
         target = read_target_tokenizer(folder, config)
@@ -383,17 +387,34 @@ class Model:
         return cast(LatentSystem, self.system)
 
 
+def _best(folder: Path, step: int, newest: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The checkpoint of the best step, or the newest where that one cannot be had."""
+    if step == newest.step:
+        return newest
+    try:
+        return checkpoint.at(folder / CHECKPOINTS, step)
+    except UserError as error:
+        notice(f"the best validated step is {step}; {error}; using step {newest.step}")
+        return newest
+
+
 def _averaged(folder: Path, last: checkpoint.Checkpoint, count: int) -> list[checkpoint.Checkpoint]:
-    """The newest `count` checkpoints up to `last`; raises UserError where there are fewer."""
+    """The newest `count` whole checkpoints up to `last`; raises UserError where there are fewer."""
     check_number("average", count, 1)
-    steps = [step for step in checkpoint.steps(folder / CHECKPOINTS) if step <= last.step]
-    if len(steps) < count:
+    found = [last]
+    for step in reversed(checkpoint.steps(folder / CHECKPOINTS)):
+        if step >= last.step or len(found) == count:
+            continue
+        try:
+            found.append(checkpoint.at(folder / CHECKPOINTS, step))
+        except UserError as error:
+            notice(f"{error}; the mean is without it")
+    if len(found) < count:
         raise UserError(
             f"--average {count}: expected as many checkpoints up to step {last.step} in {folder}, "
-            f"found {len(steps)}; a run keeps as many as its --keep says"
+            f"found {len(found)}; a run keeps as many as its --keep says"
         )
-    before = sorted(steps)[-count:-1]
-    return [*(checkpoint.at(folder / CHECKPOINTS, step) for step in before), last]
+    return found[::-1]
 
 
 def begin(system: System, config: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import lvtrain
+from lvtrain.cli import run as lvtrain_run
 from lvtrain.errors import UserError
 from lvtrain.model import Model
 from lvtrain.training import checkpoint
@@ -165,3 +167,18 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     triples = json.loads((run / "translations.json").read_text())
     assert all(len(triple) == 3 for triple in triples)
     assert "Translations" in (run / "report.html").read_text()
+
+
+def test_a_damaged_newest_checkpoint_is_a_line_and_no_hindrance(
+    translators: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(translators["tiny"], tmp_path / "run"))
+    weights = copy / "checkpoints/step-00000060/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert lvtrain_run(["translate", str(copy), SOURCES[0]]) == 0
+    found = capsys.readouterr()
+    expected = lvtrain.load(translators["tiny"], 45).translate(SOURCES[:1])
+    assert found.out.splitlines() == expected
+    (line,) = found.err.splitlines()
+    assert line.startswith(f"lvtrain: warning: {copy}: step-00000060 is damaged: ")
+    assert line.endswith("; using step-00000045")
