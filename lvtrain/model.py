@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError, notice
+from lvtrain.errors import UserError, nearest, notice
 from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.encode import encode, rows
@@ -238,8 +238,8 @@ class Model:
         """The sentences of codes; `how` holds fields of DecodeConfig, greedy by default."""
         config = self._how(how)
         width = self._decoding.decoder.code
-        if codes.dim() != 2 or codes.shape[1] != width:
-            found = " × ".join(map(str, codes.shape))
+        if not isinstance(codes, Tensor) or codes.dim() != 2 or codes.shape[1] != width:
+            found = " × ".join(map(str, getattr(codes, "shape", ()))) or f"{codes!r:.60}"
             raise UserError(f"{self.folder}: expected codes of N × {width}, found {found}")
         key = Key(seed=seed, step=_ONCE, path=("decode",))
         return self.tokenizer.decode_batch(decode(self._decoding.decoder, codes, config, key))
@@ -255,16 +255,25 @@ class Model:
     def translate(self, sentences: Sequence[str], **how: Any) -> list[str]:
         """The best translation of each sentence; `how` holds fields of TranslateConfig and of
         BeamConfig."""
-        known = {field.name for field in fields(BeamConfig)}
-        search = BeamConfig(**{name: how.pop(name) for name in list(how) if name in known})
-        return [best[0].text for best in
-                self.translations(sentences, TranslateConfig(search=search, **how))]  # fmt: skip
+        if how.get("nbest", 1) != 1:
+            raise UserError(
+                f"nbest: translate gives the best of each sentence; translations(…, "
+                f"nbest={how['nbest']}) gives so many with their scores"
+            )
+        return [best[0].text for best in self.translations(sentences, **how)]
 
     def translations(
-        self, sentences: Sequence[str], config: TranslateConfig, first: int = 1
+        self, sentences: Sequence[str], config: TranslateConfig | None = None, **how: Any
     ) -> list[list[Translation]]:
-        """The translations of each sentence with their scores, the best first."""
-        return self.translator.translate(sentences, config, first)
+        """The `nbest` translations of each sentence with their scores, the best first; `how` holds
+        fields of TranslateConfig and of BeamConfig, which replace those of `config`."""
+        translator, config = self.translator, config or TranslateConfig()
+        searching = _names(BeamConfig)
+        _check_known(how, [*searching, *(n for n in _names(TranslateConfig) if n != "search")])
+        search = {name: value for name, value in how.items() if name in searching}
+        rest = {name: value for name, value in how.items() if name not in searching}
+        config = replace(config, search=replace(config.search, **search), **rest)
+        return translator.translate(sentences, config)
 
     @property
     def translator(self) -> Translator:
@@ -364,6 +373,7 @@ class Model:
 
     def _how(self, how: dict[str, Any]) -> DecodeConfig:
         """How to decode: as told, else greedily and no longer than a sentence of the store."""
+        _check_known(how, _names(DecodeConfig))
         return replace(DecodeConfig(max_words=self.config.max_words), **how)
 
     def require_codes(self) -> None:
@@ -385,6 +395,19 @@ class Model:
     def _latent(self) -> LatentSystem:
         self.require_codes()
         return cast(LatentSystem, self.system)
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _check_known(how: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UserError for a keyword that is none of those known."""
+    for name in how:
+        if name not in known:
+            raise UserError(
+                f"unknown setting '{name}'{nearest(name, known)}: expected {', '.join(known)}"
+            )
 
 
 def _best(folder: Path, step: int, newest: checkpoint.Checkpoint) -> checkpoint.Checkpoint:

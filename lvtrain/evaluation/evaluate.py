@@ -239,9 +239,7 @@ def _evaluate_translator(
             known = filter(grammar.is_grammatical, shuffled(sources, config.seed))
             chosen = list(islice(known, config.sources))
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
-            drawing = replace(
-                how, sample=True, search=replace(how.search, nbest=config.draws, beam=config.draws)
-            )
+            drawing = replace(how, sample=True, search=replace(how.search, nbest=config.draws))
             drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
             figures |= translation.mass(drawn, chosen, grammar)
     triples = list(zip(sources, references, found, strict=True))
