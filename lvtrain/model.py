@@ -55,7 +55,7 @@ from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
 from lvtrain.systems.seq2seq import translator_of
-from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
+from lvtrain.systems.seq2seq_gan import Seq2SeqGAN, standing
 from lvtrain.training import checkpoint
 
 __all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
@@ -223,6 +223,14 @@ class Model:
     def store(self) -> Store:
         """The store trained on, or the one given for it; raises UserError for other words."""
         return open_store(self.config, self._data, self.tokenizer, self.target_tokenizer)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is odd about a run that has come to this step."""
+        if not isinstance(self.system, Seq2SeqGAN):
+            return []
+        found = standing(self.system.adversary.state_dict())
+        return list(self.system.config.remarks(self.step, found))
 
     @property
     def device(self) -> torch.device:

@@ -17,6 +17,9 @@ import torch
 
 import lvtrain
 from lvtrain.cli import run as lvtrain_run
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.data.sources import Sentences
 from lvtrain.errors import UserError
 from lvtrain.model import Model
 from lvtrain.training import checkpoint
@@ -183,6 +186,49 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     triples = json.loads((run / "translations.json").read_text())
     assert all(len(triple) == 3 for triple in triples)
     assert "Translations" in (run / "report.html").read_text()
+    every = (run / "translations.txt").read_text().splitlines()
+    assert len(every) == 60 and {triple[2] for triple in triples} <= set(every)
+    assert (run / "samples.txt").read_text().splitlines() == every
+
+
+def test_a_baseline_of_other_words_is_told_of(
+    translators: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, targets = zip(*Grammar().sample_pairs(40, seed=1), strict=True)
+    pairs = Sentences(texts=texts, targets=targets)
+    prepare_sentences(pairs, config=PrepareConfig(), out=tmp_path / "store")
+    lvtrain.train("seq2seq", tmp_path / "store", tmp_path / "other", preset="tiny", steps=1,
+                  batch_size=8, validate_every=0, tensorboard=False)  # fmt: skip
+    for baseline, said in (("other", True), ("tiny", False)):
+        folder = translators.get(baseline, tmp_path / baseline)
+        argv = ["evaluate", translators["tiny-transformer"], "--baseline", folder, "--draws", "0",
+                "--out", tmp_path / "figures"]  # fmt: skip
+        assert lvtrain_run([str(a) for a in argv]) == 0
+        warned = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
+        assert [f"--baseline {folder}: has other vocabularies" in w for w in warned] == [
+            True
+        ] * said
+
+
+def test_sentences_that_were_dropped_as_too_long_are_counted(tmp_path: Path, said: Ask) -> None:
+    texts, targets = zip(*Grammar().sample_pairs(60, seed=1), strict=True)
+    long = Sentences(texts=(*texts[:9], "a " * 90), targets=(*targets[:9], "b"))
+    pairs = Sentences(texts=texts, targets=targets)
+    prepare_sentences(pairs, long, config=PrepareConfig(max_words=50), out=tmp_path / "store")
+    lvtrain.train("seq2seq", tmp_path / "store", tmp_path / "run", preset="tiny", steps=1,
+                  batch_size=8, validate_every=0, tensorboard=False)  # fmt: skip
+    figures = json.loads(said("evaluate", tmp_path / "run", "--draws", "0", "--json"))
+    assert (figures["sentences"], figures["dropped_too_long"]) == (9, 1)
+
+
+def test_a_flag_that_says_nothing_of_a_system_is_refused(
+    translators: Runs, runs: Runs, refused: Ask
+) -> None:
+    assert "--samples: not of a translator" in refused(
+        "evaluate", translators["tiny"], "--samples", "9"
+    )
+    message = "--draws: not of a system that does not translate"
+    assert message in refused("evaluate", runs["lm"], "--draws", "9")
 
 
 def test_a_damaged_newest_checkpoint_is_a_line_and_no_hindrance(

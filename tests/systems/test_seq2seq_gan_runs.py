@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,47 @@ def test_what_a_user_may_not_expect_of_a_run_is_said(
         said = capsys.readouterr().err
         assert {one for one in (untrained, frozen) if one in said} == expected
         shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"play": PlayConfig(likelihood=5)}, "after --likelihood 5 iterations, and there were 3"),
+        ({"adversary": "wgan", "critic": replace(SMALL.critic, pretraining=4)},
+         "after --critic.pretraining 4 iterations of its own, and there were 3"),
+        ({"discriminator": replace(SMALL.discriminator, accuracy=1.0)},
+         "is heeded from 100% on"),
+        ({"discriminator": replace(SMALL.discriminator, accuracy=0.0)}, ""),
+        ({"adversary": "wgan", "critic": replace(SMALL.critic, pretraining=2)}, ""),
+    ],
+)  # fmt: skip
+def test_that_an_adversary_was_not_heeded_is_said_at_the_end_and_wherever_the_run_is_looked_at(
+    store: Path,
+    translator: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    expected: str,
+) -> None:
+    out = tmp_path / "run"
+    trained(store, out, starting_from(replace(SMALL, **changed), translator), steps=3)
+    said = [capsys.readouterr().err]
+    assert run(["inspect", str(out), "--json"]) == 0
+    said.append("\n".join(json.loads(capsys.readouterr().out)["warnings"]))
+    assert run(["evaluate", str(out), "--draws", "0"]) == 0
+    said.append(capsys.readouterr().err)
+    for text in said:
+        assert ("has not learnt from it yet" in text) == bool(expected)
+        assert expected in text
+
+
+def test_of_equal_figures_the_later_step_is_the_best(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    waiting = replace(SMALL, discriminator=replace(SMALL.discriminator, accuracy=1.0))
+    model = starting_from(waiting, translator)
+    out = trained(store, tmp_path / "run", model, steps=4, validate_every=2)
+    assert Model.load(out).step == 4, "a frozen translator is as good at each step"
 
 
 def test_what_is_exported_is_the_translator_alone(
