@@ -18,20 +18,22 @@ from lvtrain.cluster.game import Places, RemoteGame, game_shape
 from lvtrain.cluster.group import WorkerFault, hired
 from lvtrain.cluster.metrics import count_fault
 from lvtrain.cluster.storage import Storage
-from lvtrain.config import RunConfig, differences, to_json
+from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.experiment import logged
+from lvtrain.generation.recorded import read_config
 from lvtrain.systems.seq2seq_policy import PolicyPlayer
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.folder import (
     CHECKPOINTS,
-    FREE,
     Resume,
+    as_begun,
     check_folder,
     find_checkpoint,
     held,
+    must_agree,
 )
 from lvtrain.training.parts import Write
 from lvtrain.training.trainer import Keep, Outcome, train
@@ -52,6 +54,8 @@ def carry_out(
         failures = 0
         while True:
             found = _found(config, out, storage, resume, new)
+            if found and not new:
+                config = as_begun(config, read_config(out))
             step = found.step if found else 0
             try:
                 return _play(config, cluster, out, storage, found, new)
@@ -79,7 +83,7 @@ def _found(
     found = storage.latest()
     if found is not None:
         theirs, ours = found.meta["config"], to_json(config)
-        differ = [name for name in differences(ours, theirs) if name not in FREE]
+        differ = must_agree(ours, theirs)
         if resume == "never" and new:
             raise UserError(
                 f"--checkpoints {storage.uri}: expected no checkpoints yet, found one of step "

@@ -10,10 +10,13 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from lvtrain.commands.signals import Terminated, signals_raised
-from lvtrain.errors import NonFiniteLoss, UserError, lacks_memory, nearest
+from lvtrain.errors import NonFiniteLoss, Notice, UserError, lacks_memory, nearest
 
 COMMANDS = {
     "prepare": ("prepare", "turn text into a store to train on"),
@@ -58,7 +61,8 @@ def guarded(command: Callable[[], int]) -> int:
     the user's, 1 for a training stopped by a non-finite loss, 130 after Ctrl-C, 143 after
     SIGTERM."""
     try:
-        status = command()
+        with _notices_printed():
+            status = command()
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -84,6 +88,23 @@ def guarded(command: Callable[[], int]) -> int:
         if (lacking := lacks_memory(error)) is not None:
             return _fail(lacking, 2)
         raise
+
+
+@contextmanager
+def _notices_printed() -> Iterator[None]:
+    """Print what users are to know as a line on standard error; other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"lvtrain: warning: {message}", file=sys.stderr)
+            else:
+                before(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _dispatch(argv: list[str]) -> int:

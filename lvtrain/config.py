@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -235,7 +236,8 @@ def check(config: Any, where: str = "") -> None:
                 _check_number(number, bounds(hint), flag)
     conflict = getattr(config, "conflict", None)
     if conflict and (said := conflict()):
-        raise UserError(said)
+        # It names the flags of its own fields, which may be a part of others'.
+        raise UserError(re.sub(r"--(?=[a-z])", f"--{where}", said))
 
 
 def bounds(hint: Any) -> Bounds | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import warnings
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -19,6 +20,15 @@ class UserError(Exception):
 class Passing(UserError):
     """What may be different when the same command is given again, such as a network that fails, a
     full disk or a process killed for its memory: work that is half done is kept for it."""
+
+
+class Notice(UserWarning):
+    """What a user should know of work that goes on, as one line."""
+
+
+def notice(text: str) -> None:
+    """Tell it: a Python warning, which the command line prints as `lvtrain: warning: …`."""
+    warnings.warn(text, Notice, stacklevel=3)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -29,7 +29,15 @@ from lvtrain.systems import System, entry
 from lvtrain.training.accumulate import accumulating
 from lvtrain.training.checkpoint import Checkpoint
 from lvtrain.training.engine import Engine, TorchEngine
-from lvtrain.training.folder import Resume, check_folder, find_checkpoint, held, recorded
+from lvtrain.training.folder import (
+    CONFIG,
+    Resume,
+    as_begun,
+    check_folder,
+    find_checkpoint,
+    held,
+    recorded,
+)
 from lvtrain.training.game import Game
 from lvtrain.training.log import RunLog, read_metrics
 from lvtrain.training.memory import keep_freed_memory
@@ -45,25 +53,31 @@ def start(
     *,
     preset: str = "default",
     model: Any = None,
+    start: Path | str | None = None,
     resume: Resume = "never",
     **train_fields: Any,
 ) -> Outcome:
     """Train `system` on the store `data` into the run folder `out`.
 
-    `model` replaces the preset's configuration of the system; further keywords are fields of
-    TrainConfig. With resume "auto" a run that is there already goes on from its last checkpoint.
+    `model` replaces the preset's configuration of the system, `start` is the translator's run that
+    a seq2seq-gan starts from; further keywords are fields of TrainConfig. With resume "auto" a run
+    that is there already goes on from its last checkpoint.
     """
     entry(system)
     preset_model, preset_train = named_preset(system, preset)
     known = [field.name for field in fields(TrainConfig)]
     for name in train_fields:
         if name not in known:
-            raise UserError(f"train: unknown setting '{name}'{nearest(name, known)}")
+            raise UserError(
+                f"train: unknown setting '{name}'{nearest(name, known)}: expected preset, model, "
+                f"start, resume, {', '.join(known)}; a system's own are fields of its model"
+            )
     if resume not in get_args(Resume):
         raise UserError(f"resume: expected 'auto' or 'never', found {resume!r}")
-    config = configure(
-        system, model or preset_model, replace(preset_train, **train_fields), Path(data), preset
-    )
+    run = None if start is None else Path(start)
+    if run is not None or model is None:
+        model = starting(system, model or preset_model, run, Path(out), resume)
+    config = configure(system, model, replace(preset_train, **train_fields), Path(data), preset)
     return carry_out(config, Path(out), resume)
 
 
@@ -135,16 +149,40 @@ def _check_parallel(store: Store, model: Any) -> None:
         )
 
 
+def starting(system: str, model: Any, run: Path | None, out: Path, resume: Resume) -> Any:
+    """The configuration of a system that starts from the translator of `run`, if one is given; or,
+    where such a run goes on in `out`, as it is recorded there: `run` may be gone since.
+
+    Raises UserError where there is nothing of the kind.
+    """
+    if not hasattr(model, "start"):
+        if run is not None:
+            raise UserError(f"--from: {system} begins anew; seq2seq-gan starts from a translator")
+        return model
+    if resume == "auto" and (out / CONFIG).is_file():
+        begun = read_config(out).model
+        if isinstance(begun, type(model)) and begun.start is not None:
+            return _with_translator(model, begun.translator, run or begun.start)
+    return model if run is None else starting_from(model, run)
+
+
 def starting_from(model: Any, run: Path) -> Any:
     """The configuration of a system that goes on from the translator of `run`: with its shapes and
     its regularisation, and an optimiser of its own.
 
     Raises UserError for another system, or a folder without a translator.
     """
-    theirs = read_config(run).model
-    theirs = getattr(theirs, "translator", theirs)
+    found = read_config(run)
+    theirs = getattr(found.model, "translator", found.model)
     if not hasattr(model, "translator") or not isinstance(theirs, type(model.translator)):
-        raise UserError(f"--from {run}: expected the run of a translator to train one from it")
+        raise UserError(
+            f"--from {run}: expected the run of a translator to train one from it, found "
+            f"'{found.system}'"
+        )
+    return _with_translator(model, theirs, run)
+
+
+def _with_translator(model: Any, theirs: Any, run: Path) -> Any:
     translator = replace(theirs, optimizer=model.translator.optimizer)
     return replace(model, start=run.resolve(), translator=translator)
 
@@ -159,7 +197,10 @@ def carry_out(config: RunConfig, out: Path, resume: Resume = "never") -> Outcome
     with held(out):
         # Once more: another process may have trained here until just now.
         new = not check_folder(out, config, resume)
-        return _carry_out(config, out, None if new else find_checkpoint(out, config), new)
+        found = None if new else find_checkpoint(out, config)
+        if found:
+            config = as_begun(config, read_config(out))
+        return _carry_out(config, out, found, new)
 
 
 def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool) -> Outcome:
@@ -202,15 +243,16 @@ def logged(
     """The log of a run that starts or goes on, in a folder where its configuration stands."""
     settings = config.train
     complete = found is not None and found.step == settings.steps
-    with nullcontext() if complete else recorded(out, config, new=new):
-        log = RunLog(
+    with (
+        nullcontext() if complete else recorded(out, config, new=new),
+        RunLog(
             out,
             total_steps=settings.steps,
             resume_step=found.step if found else 0,
             every=settings.log_every,
             tensorboard=settings.tensorboard,
-        )
-    with log:
+        ) as log,
+    ):
         for warning in (*(found.warnings if found else ()), *_warnings(config, store)):
             log.message(f"warning: {warning}")
         if found and complete:
@@ -244,7 +286,7 @@ def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
     """What is odd about a run that has come to its end."""
     trained = [line for line in read_metrics(out) if line["kind"] == "train"]
     if trained and hasattr(config.model, "remarks"):
-        yield from config.model.remarks(trained[-1])
+        yield from config.model.remarks(trained[-1]["step"], trained[-1])
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError
+from lvtrain.errors import UserError, nearest, notice
 from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.encode import encode, rows
@@ -55,7 +55,7 @@ from lvtrain.modules.latent import on_sphere
 from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
 from lvtrain.systems.seq2seq import translator_of
-from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
+from lvtrain.systems.seq2seq_gan import Seq2SeqGAN, standing
 from lvtrain.training import checkpoint
 
 __all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
@@ -110,8 +110,9 @@ class Model:
 
         With `average` the parameters are the mean of those of so many newest checkpoints up to the
         step, or of all (Vaswani et al. 2017, §6.1). `data` is the store to measure and fit on where
-        it is not the one recorded. Raises UserError, naming the file, where the files of the folder
-        do not fit one another.
+        it is not the one recorded. Where the newest checkpoint or the best is damaged or missing,
+        the newest whole one is taken, with a warning. Raises UserError, naming the file, where the
+        files of the folder do not fit one another.
         """
         folder = Path(folder)
         if which not in ("best", "latest") and not isinstance(which, int):
@@ -127,11 +128,14 @@ class Model:
         found = checkpoint.latest(folder / CHECKPOINTS)
         if found is None:
             raise UserError(f"{folder}: the run has no checkpoint yet")
+        for warning in found.warnings if isinstance(which, str) else ():
+            notice(f"{folder}: {warning}")
         best = found.meta.get("best")
         # The best of single steps is no better a last step of a mean than the newest is.
-        step = best["step"] if which == "best" and best and average == 1 else which
-        if isinstance(step, int) and step != found.step:
-            found = checkpoint.at(folder / CHECKPOINTS, step)
+        if which == "best" and best and average == 1:
+            found = _best(folder, best["step"], found)
+        elif isinstance(which, int) and which != found.step:
+            found = checkpoint.at(folder / CHECKPOINTS, which)
         averaged = _averaged(folder, found, average)
         tokenizer = read_tokenizer(folder, config)
         target = read_target_tokenizer(folder, config)
@@ -221,6 +225,14 @@ class Model:
         return open_store(self.config, self._data, self.tokenizer, self.target_tokenizer)
 
     @property
+    def remarks(self) -> list[str]:
+        """What is odd about a run that has come to this step."""
+        if not isinstance(self.system, Seq2SeqGAN):
+            return []
+        found = standing(self.system.adversary.state_dict())
+        return list(self.system.config.remarks(self.step, found))
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         module = cast(nn.Module, self.system)
@@ -234,8 +246,8 @@ class Model:
         """The sentences of codes; `how` holds fields of DecodeConfig, greedy by default."""
         config = self._how(how)
         width = self._decoding.decoder.code
-        if codes.dim() != 2 or codes.shape[1] != width:
-            found = " × ".join(map(str, codes.shape))
+        if not isinstance(codes, Tensor) or codes.dim() != 2 or codes.shape[1] != width:
+            found = " × ".join(map(str, getattr(codes, "shape", ()))) or f"{codes!r:.60}"
             raise UserError(f"{self.folder}: expected codes of N × {width}, found {found}")
         key = Key(seed=seed, step=_ONCE, path=("decode",))
         return self.tokenizer.decode_batch(decode(self._decoding.decoder, codes, config, key))
@@ -251,16 +263,25 @@ class Model:
     def translate(self, sentences: Sequence[str], **how: Any) -> list[str]:
         """The best translation of each sentence; `how` holds fields of TranslateConfig and of
         BeamConfig."""
-        known = {field.name for field in fields(BeamConfig)}
-        search = BeamConfig(**{name: how.pop(name) for name in list(how) if name in known})
-        return [best[0].text for best in
-                self.translations(sentences, TranslateConfig(search=search, **how))]  # fmt: skip
+        if how.get("nbest", 1) != 1:
+            raise UserError(
+                f"nbest: translate gives the best of each sentence; translations(…, "
+                f"nbest={how['nbest']}) gives so many with their scores"
+            )
+        return [best[0].text for best in self.translations(sentences, **how)]
 
     def translations(
-        self, sentences: Sequence[str], config: TranslateConfig, first: int = 1
+        self, sentences: Sequence[str], config: TranslateConfig | None = None, **how: Any
     ) -> list[list[Translation]]:
-        """The translations of each sentence with their scores, the best first."""
-        return self.translator.translate(sentences, config, first)
+        """The `nbest` translations of each sentence with their scores, the best first; `how` holds
+        fields of TranslateConfig and of BeamConfig, which replace those of `config`."""
+        translator, config = self.translator, config or TranslateConfig()
+        searching = _names(BeamConfig)
+        _check_known(how, [*searching, *(n for n in _names(TranslateConfig) if n != "search")])
+        search = {name: value for name, value in how.items() if name in searching}
+        rest = {name: value for name, value in how.items() if name not in searching}
+        config = replace(config, search=replace(config.search, **search), **rest)
+        return translator.translate(sentences, config)
 
     @property
     def translator(self) -> Translator:
@@ -360,6 +381,7 @@ class Model:
 
     def _how(self, how: dict[str, Any]) -> DecodeConfig:
         """How to decode: as told, else greedily and no longer than a sentence of the store."""
+        _check_known(how, _names(DecodeConfig))
         return replace(DecodeConfig(max_words=self.config.max_words), **how)
 
     def require_codes(self) -> None:
@@ -383,17 +405,47 @@ class Model:
         return cast(LatentSystem, self.system)
 
 
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _check_known(how: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UserError for a keyword that is none of those known."""
+    for name in how:
+        if name not in known:
+            raise UserError(
+                f"unknown setting '{name}'{nearest(name, known)}: expected {', '.join(known)}"
+            )
+
+
+def _best(folder: Path, step: int, newest: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The checkpoint of the best step, or the newest where that one cannot be had."""
+    if step == newest.step:
+        return newest
+    try:
+        return checkpoint.at(folder / CHECKPOINTS, step)
+    except UserError as error:
+        notice(f"the best validated step is {step}; {error}; using step {newest.step}")
+        return newest
+
+
 def _averaged(folder: Path, last: checkpoint.Checkpoint, count: int) -> list[checkpoint.Checkpoint]:
-    """The newest `count` checkpoints up to `last`; raises UserError where there are fewer."""
+    """The newest `count` whole checkpoints up to `last`; raises UserError where there are fewer."""
     check_number("average", count, 1)
-    steps = [step for step in checkpoint.steps(folder / CHECKPOINTS) if step <= last.step]
-    if len(steps) < count:
+    found = [last]
+    for step in reversed(checkpoint.steps(folder / CHECKPOINTS)):
+        if step >= last.step or len(found) == count:
+            continue
+        try:
+            found.append(checkpoint.at(folder / CHECKPOINTS, step))
+        except UserError as error:
+            notice(f"{error}; the mean is without it")
+    if len(found) < count:
         raise UserError(
             f"--average {count}: expected as many checkpoints up to step {last.step} in {folder}, "
-            f"found {len(steps)}; a run keeps as many as its --keep says"
+            f"found {len(found)}; a run keeps as many as its --keep says"
         )
-    before = sorted(steps)[-count:-1]
-    return [*(checkpoint.at(folder / CHECKPOINTS, step) for step in before), last]
+    return found[::-1]
 
 
 def begin(system: System, config: RunConfig) -> None:

@@ -164,3 +164,15 @@ def test_what_cannot_be_is_refused_before_anything_is_written(store: Path, tmp_p
     refused("model: expected LanguageModelConfig, found VAEConfig", model=preset("vae", "tiny")[0])
     refused("resume: expected 'auto' or 'never', found 'yes'", resume="yes")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_first_step_fails_leaves_no_folder(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise ValueError("max() arg is an empty sequence")
+
+    monkeypatch.setattr("lvtrain.systems.language_model.LanguageModel.loss", fails)
+    with pytest.raises(ValueError, match="empty sequence"):
+        lvtrain.train("lm", store, tmp_path / "run", **SMALL)
+    assert list(tmp_path.iterdir()) == []

@@ -376,3 +376,62 @@ def test_a_tensor_that_is_missing_is_named(exported: Path, name: str) -> None:
     save_file(tensors, exported / "model.safetensors")
     said = one_line(exported)
     assert f"model.safetensors: {name}: expected" in said and "found no such tensor" in said
+
+
+@pytest.fixture(scope="module")
+def validated(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose newest checkpoint is also its best: each validation is better than the last."""
+    out = tmp_path_factory.mktemp("validated") / "lm"
+    lvtrain.train(
+        "lm", store, out, preset="tiny", steps=8, batch_size=16, threads=1, validate_every=2,
+        checkpoint_every=2, tensorboard=False, keep=3,
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture
+def several(validated: Path, tmp_path: Path) -> Path:
+    run = Path(shutil.copytree(validated, tmp_path / "several"))
+    meta = json.loads((run / "checkpoints/step-00000008/meta.json").read_text())
+    assert meta["best"]["step"] == 8, "else the test says nothing"
+    return run
+
+
+def truncate(run: Path, step: int) -> None:
+    weights = run / f"checkpoints/step-{step:08d}" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def test_a_damaged_newest_checkpoint_that_is_the_best_gives_way_to_the_one_before(
+    several: Path,
+) -> None:
+    shutil.rmtree(several / "checkpoints/step-00000004")
+    truncate(several, 8)
+    meta = several / "checkpoints/step-00000006/meta.json"
+    before = json.loads(meta.read_text())["best"]["step"]
+    assert before == 6
+    with pytest.warns(UserWarning, match=r"step-00000008 is damaged.*; using step-00000006"):
+        assert lvtrain.load(several).step == 6
+    with pytest.raises(UserError, match="step-00000008 is damaged"):
+        lvtrain.load(several, 8)
+
+
+def test_a_best_checkpoint_that_is_not_there_gives_way_to_the_newest(several: Path) -> None:
+    """The best that the newest whole one names was removed when a better one came."""
+    from lvtrain.training import checkpoint
+    from lvtrain.training.parts import parts
+
+    found = checkpoint.latest(several / "checkpoints")
+    assert found is not None
+    tensors = {part: found.tensors(part) for part in found.parts}
+    best = {"step": 1, "metric": "perplexity", "value": 1.0}
+    checkpoint.commit(several / "checkpoints", 8, parts(tensors), {"step": 8, "best": best}, 3)
+    with pytest.warns(UserWarning, match="the best validated step is 1; .*using step 8"):
+        assert lvtrain.load(several).step == 8
+
+
+def test_a_mean_is_of_whole_checkpoints(several: Path) -> None:
+    truncate(several, 6)
+    with pytest.warns(UserWarning, match="step-00000006 is damaged.*the mean is without it"):
+        model = Model.load(several, average=2)
+    assert (model.step, model.averaged) == (8, 2)

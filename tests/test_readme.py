@@ -18,14 +18,21 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_its_python_runs(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    short = code.replace('preset="tiny"', 'preset="tiny", steps=2, batch_size=8, threads=1')
-    assert short != code
-    shutil.copytree(store, tmp_path / "store")
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    few = "steps=2, batch_size=8, threads=1"
+    short = first.replace('preset="tiny"', f'preset="tiny", {few}')
+    pairs = second.replace('preset="tiny"', f'preset="tiny", {few}')
+    pairs = pairs.replace('start="runs/pairs"', f'start="runs/pairs", {few}, validate_every=0')
+    assert short != first and pairs.count(few) == 2
+    for name in ("store", "pairs"):
+        shutil.copytree(store, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    exec(short, {})
+    names: dict[str, object] = {}
+    exec(short, names)
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    exec(pairs, names)
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_it_names_every_command_and_no_other() -> None:

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from lvtrain.model import Model
 
 
+# Settings that are heard of one kind of systems alone.
+_OF_TRANSLATION = ("translate", "draws", "sources")
+_OF_GENERATION = (
+    "samples", "temperature", "reverse", "forward", "reconstructions", "latent_sentences",
+    "importance_samples", "judge",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Measure a run: reverse and forward perplexity by a language model, reconstruction, diversity,
@@ -54,10 +62,12 @@ def run(argv: list[str]) -> int:
     from lvtrain.config import check
     from lvtrain.evaluation.evaluate import evaluate
     from lvtrain.model import Model
+    from lvtrain.systems.seq2seq import translator_of
 
     check(arguments.config)
     which = "best" if arguments.step is None else arguments.step
     model = Model.load(arguments.run, which, arguments.data, arguments.average)
+    _check_heard(arguments.config, translator_of(model.system) is not None)
     baseline = None
     if arguments.baseline:
         baseline = Model.load(arguments.baseline, average=arguments.average)
@@ -72,6 +82,18 @@ def run(argv: list[str]) -> int:
         sys.stdout.flush()
         _write(out, model, found)
     return 0
+
+
+def _check_heard(config: EvaluateConfig, translates: bool) -> None:
+    """Raise UserError for a flag that says nothing of such a system."""
+    from lvtrain.errors import UserError
+
+    usual = EvaluateConfig()
+    names = _OF_GENERATION if translates else _OF_TRANSLATION
+    for name in names:
+        if getattr(config, name) != getattr(usual, name):
+            found = "a translator" if translates else "a system that does not translate"
+            raise UserError(f"--{name.replace('_', '-')}: not of {found}")
 
 
 def _write(out: Path, model: Model, found: Evaluation) -> None:

@@ -24,7 +24,8 @@ class InspectArguments:
     path: tyro.conf.Positional[Path]
     """A run folder, an exported model or a store; a store may be a URI."""
     verify: bool = False
-    """Compare every shard of a store with its checksum. A run's checkpoint is always compared."""
+    """Compare every shard of a store with its checksum. A run's newest and best checkpoints are
+    always compared."""
     json: bool = False
     """One JSON object."""
 
@@ -65,6 +66,7 @@ def _run(folder: Path) -> dict[str, Any]:
     from lvtrain.errors import UserError
     from lvtrain.generation.recorded import build_read
     from lvtrain.model import read_config
+    from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig, standing
     from lvtrain.training import checkpoint
     from lvtrain.training.parts import digest
 
@@ -74,12 +76,22 @@ def _run(folder: Path) -> dict[str, Any]:
     found = checkpoint.latest(folder / "checkpoints")
     if found is None:
         raise UserError(f"inspect: {folder}: the run has no checkpoint yet")
+    warnings, best = list(found.warnings), found.meta.get("best")
+    if best and best["step"] != found.step:
+        try:
+            checkpoint.at(folder / "checkpoints", best["step"])
+        except UserError as error:
+            warnings.append(f"the best validated step is {best['step']}; {error}")
     tensors = {
         f"{part}.{name.removeprefix('module.')}": tensor
         for part in found.parts
         for name, tensor in found.tensors(part).items()
         if name.startswith("module.")
     }
+    if isinstance(config.model, Seq2SeqGANConfig):
+        own = {name.removeprefix("adversary."): tensor for name, tensor in tensors.items()
+               if name.startswith("adversary.")}  # fmt: skip
+        warnings += config.model.remarks(found.step, standing(own))
     with torch.device("meta"):  # to be counted, not to be had
         system = build_read(folder, config)
     return {
@@ -90,11 +102,11 @@ def _run(folder: Path) -> dict[str, Any]:
         "steps": config.train.steps,
         "digest": digest(tensors),
         "parameters": _parameters(system),
-        "best": found.meta.get("best"),
+        "best": best,
         "checkpoints": checkpoint.steps(folder / "checkpoints"),
         "store": str(place(config.store)),
         **({"from": str(config.model.start)} if getattr(config.model, "start", None) else {}),
-        "warnings": list(found.warnings),
+        "warnings": warnings,
     }
 
 

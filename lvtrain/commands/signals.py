@@ -46,6 +46,30 @@ def signals_raised() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Raise Ctrl-C and SIGTERM after what is done inside rather than in its midst; a second one at
+    once."""
+    met: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        met.append(signum)
+        if len(met) > 1:
+            before[signal.Signals(signum)](signum, frame)
+
+    found = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: handler for s, handler in found.items() if callable(handler)}
+    for s in before:
+        signal.signal(s, note)
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+    if met:
+        before[signal.Signals(met[0])](met[0], None)
+
+
 def _importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

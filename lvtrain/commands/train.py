@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
 
 import tyro
 
@@ -83,12 +83,12 @@ def arguments(
     from lvtrain.presets import PRESETS, preset
 
     model, train = preset(system, name)
-    if start := _given(rest, "from"):
-        if not hasattr(model, "start"):
-            raise UserError(f"--from: {system} begins anew; seq2seq-gan starts from a translator")
-        from lvtrain.experiment import starting_from
+    start, out = _given(rest, "from"), _given(rest, "out")
+    resume = cast(Any, _given(rest, "resume"))
+    if start or (resume == "auto" and hasattr(model, "start")):
+        from lvtrain.experiment import starting
 
-        model = starting_from(model, Path(start))
+        model = starting(system, model, Path(start) if start else None, Path(out), resume)
     # MISSING keeps --data and --out required although the rest has defaults.
     missing: Any = tyro.MISSING
     default = kind(data=missing, out=missing, preset=name, model=model, train=train, **defaults)

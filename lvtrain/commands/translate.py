@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from lvtrain.commands.parse import parse
+from lvtrain.errors import UserError
 from lvtrain.generation.translate import TranslateConfig
 
 if TYPE_CHECKING:
-    from lvtrain.generation.translate import Translation
+    from lvtrain.generation.translate import Translation, Translator
 
-# Lines translated before any of them is written: sorted by length, they make full batches.
+# Most lines translated before any of them is written: sorted by length, they make full batches.
 _CHUNK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateArguments:
-    """Translate standard input to standard output, a line out for each line in, in order. An empty
-    line stays empty. Text is split into words at spaces, as the training text was: tokenise it in
-    the same way."""
+    """Translate standard input to standard output, a line out for each line in, in order; when the
+    input pauses, what has come so far. An empty line stays empty. Text is split into words at
+    spaces, as the training text was: tokenise it in the same way."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, or an exported model."""
@@ -48,7 +48,8 @@ def run(argv: list[str]) -> int:
         TranslateArguments, argv, "translate", "lvtrain translate runs/first --beam 5 < source.txt"
     )
 
-    from lvtrain.commands.sentences import stdin_lines
+    from lvtrain.commands.sentences import stdin_parts
+    from lvtrain.commands.signals import signals_held
     from lvtrain.config import check
     from lvtrain.model import Model
 
@@ -60,24 +61,47 @@ def run(argv: list[str]) -> int:
         if Path(given).is_file():
             print(f"{given}: translated as a sentence; a file is read from standard input, "
                   f"lvtrain translate {arguments.run} < {given}", file=sys.stderr)  # fmt: skip
-    lines, where = stdin_lines(), "standard input: line"
+    # Draws are those of a batch: which lines are drawn for together must not hang on the clock.
+    parts, where = stdin_parts(_CHUNK, pauses=not arguments.config.sample), "standard input: line"
     if arguments.sentences:
-        lines, where = iter(arguments.sentences), "sentence"
+        parts, where = iter([list(arguments.sentences)]), "sentence"
     first = 1
-    while chunk := list(islice(lines, _CHUNK)):
-        every = translator.translate(chunk, arguments.config, first, where)
-        for number, (source, best) in enumerate(zip(chunk, every, strict=True), first):
-            if arguments.json:
-                print(json.dumps(_record(source, best), ensure_ascii=False))
-            elif arguments.config.search.nbest == 1:
-                print(best[0].text)
-            else:
-                for translation in best:
-                    print(f"{number} ||| {translation.text} ||| {translation.score:.4f}")
-        sys.stdout.flush()
-        first += len(chunk)
+    for part in parts:
+        mistake = None
+        if not arguments.sentences:
+            part, mistake = _before_refused(translator, part, arguments.config, first, where)
+        every = translator.translate(part, arguments.config, first, where)
+        text = "".join(
+            _said(number, source, best, arguments)
+            for number, (source, best) in enumerate(zip(part, every, strict=True), first)
+        )
+        with signals_held():  # what is written is whole lines
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        if mistake:
+            raise mistake
+        first += len(part)
     return 0
 
 
-def _record(source: str, best: list[Translation]) -> dict[str, object]:
-    return {"source": source, "translations": [translation._asdict() for translation in best]}
+def _before_refused(
+    translator: Translator, lines: list[str], config: TranslateConfig, first: int, where: str
+) -> tuple[list[str], UserError | None]:
+    """The lines before the first that is refused, and why it is."""
+    if config.long == "refuse":
+        for place, line in enumerate(lines):
+            try:
+                translator.pieces(line, config, f"{where} {first + place}")
+            except UserError as error:
+                return lines[:place], error
+    return lines, None
+
+
+def _said(number: int, source: str, best: list[Translation], how: TranslateArguments) -> str:
+    """What is written of a line, ended."""
+    if how.json:
+        record = {"source": source, "translations": [found._asdict() for found in best]}
+        return json.dumps(record, ensure_ascii=False) + "\n"
+    if how.config.search.nbest == 1:
+        return f"{best[0].text}\n"
+    return "".join(f"{number} ||| {found.text} ||| {found.score:.4f}\n" for found in best)

@@ -17,7 +17,7 @@ from lvtrain.config import RunConfig, check
 from lvtrain.data.batches import Batch, Rows, sequential
 from lvtrain.data.grammar import Grammar
 from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
-from lvtrain.errors import UserError
+from lvtrain.errors import UserError, notice
 from lvtrain.evaluation import latent, overlap, reconstruction, translation
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.generated import generated
@@ -220,12 +220,18 @@ def _evaluate_translator(
     tell: Progress,
 ) -> Evaluation:
     translator, how = model.translator, config.translate
+    for remark in model.remarks:
+        notice(f"{model.folder}: step {model.step}: {remark}")
+    if baseline is not None:
+        _tell_of_other(baseline, model)
     sources, references = translation.pairs_of(
         split, translator.source, translator.target, config.sentences, config.seed
     )
     tell(f"translating {len(sources):,} sentences")
     found = translation.translated(translator, sources, how)
     figures: Figures = {**_parameters(model), "split": name, "sentences": len(sources)}
+    # Sentences that prepare dropped are not among those; what is left is easier.
+    figures["dropped_too_long"] = model.store.info.splits[name].dropped.get("too_long", 0)
     figures |= translation.scores(found, references)
     if baseline is not None:
         tell("translating with the baseline")
@@ -239,13 +245,26 @@ def _evaluate_translator(
             known = filter(grammar.is_grammatical, shuffled(sources, config.seed))
             chosen = list(islice(known, config.sources))
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
-            drawing = replace(
-                how, sample=True, search=replace(how.search, nbest=config.draws, beam=config.draws)
-            )
+            drawing = replace(how, sample=True, search=replace(how.search, nbest=config.draws))
             drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
             figures |= translation.mass(drawn, chosen, grammar)
     triples = list(zip(sources, references, found, strict=True))
     return Evaluation(_finite(figures), found, [], [], shuffled(triples, config.seed))
+
+
+def _tell_of_other(baseline: Model, model: Model) -> None:
+    """Say where a baseline has learnt something else than what it is compared with."""
+    for names, what in (
+        (("tokenizer_digest", "target_tokenizer_digest"), "has other vocabularies"),
+        (("store_digest",), "was trained on another store"),
+    ):
+        digests = [(getattr(baseline.config, n), getattr(model.config, n)) for n in names]
+        if any(theirs and ours and theirs != ours for theirs, ours in digests):
+            notice(
+                f"--baseline {baseline.folder}: {what} than {model.folder}; both translate the "
+                f"sentences of {model.store.path}"
+            )
+            return
 
 
 def embedded_grammar(texts: Sequence[str]) -> Grammar | None:

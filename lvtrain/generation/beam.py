@@ -33,18 +33,12 @@ class BeamConfig:
     beam: Count = 5
     """Prefixes kept at each word; 1 takes the likeliest word each time."""
     nbest: Count = 1
-    """Translations of a sentence to give, at most as many as the beam has."""
+    """Translations of a sentence to give; of a search, at most as many as the beam has."""
     length_penalty: NotNegative = 1.0
     """α of ((5 + length)/6)^α, by which log-probabilities are divided; 0 compares them as they
     are, which favours short translations."""
     coverage_penalty: NotNegative = 0.0
     """β, the weight of source words that got less attention than one word's."""
-
-    def conflict(self) -> str | None:
-        """What is wrong with the fields together."""
-        if self.nbest > self.beam:
-            return f"--nbest: expected at most the --beam {self.beam}, found {self.nbest}"
-        return None
 
     def divisor(self, words: Tensor | int) -> Tensor | float:
         """((5 + |y|)/6)^α of translations of so many words, their ends included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -33,21 +33,26 @@ def encode(
 
 def rows(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
     """Sentences as ids, each ended. Raises UserError where there are none, or one is no text."""
-    if not sentences:
+    if not (given := texts(sentences)):
         raise UserError("expected at least one sentence, found none")
-    check_text(sentences)
-    return [[*ids, EOS] for ids in tokenizer.encode_batch(list(sentences))]
+    return [[*ids, EOS] for ids in tokenizer.encode_batch(given)]
 
 
-def check_text(sentences: Sequence[str]) -> None:
-    """Raise UserError where a sentence is no text: what bytes of a command line that are none
-    become."""
-    for sentence in sentences:
+def texts(sentences: Sequence[str]) -> list[str]:
+    """The sentences; raises UserError for a single one, whose letters would be taken for sentences,
+    and where one is no text, as bytes of a command line may be."""
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise UserError(f"expected a list of sentences, found {sentences!r:.60}")
+    given = list(sentences)
+    for sentence in given:
+        if not isinstance(sentence, str):
+            raise UserError(f"expected sentences, found {sentence!r:.60}")
         try:
             sentence.encode()
         except UnicodeEncodeError:
             said = ascii(sentence[:40])
             raise UserError(f"expected sentences in UTF-8, found {said}") from None
+    return given
 
 
 def padded(

@@ -41,6 +41,8 @@ def build(config: RunConfig) -> System:
 def read_config(folder: Path) -> RunConfig:
     """The configuration of a run; raises UserError where the folder holds none that fits."""
     path = folder / CONFIG
+    if folder.is_file():
+        raise UserError(f"{folder}: expected the folder of a run, found a file")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run{nearest(folder.name, _names(folder.parent))}")
     if not path.is_file():

@@ -18,7 +18,7 @@ from lvtrain.data.tokenizer import EOS, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
 from lvtrain.generation.decode import DecodeConfig, write
-from lvtrain.generation.encode import by_length, check_text, padded
+from lvtrain.generation.encode import by_length, padded, texts
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq import Seq2Seq
@@ -53,9 +53,13 @@ class TranslateConfig:
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""
+        search = self.search
+        if search.nbest > search.beam and not self.sample:
+            return f"--nbest: expected at most the --beam {search.beam}, found {search.nbest}"
         for name, value, none in (
             ("temperature", self.temperature, 1.0),
             ("top-k", self.top_k, 0),
+            ("seed", self.seed, 0),
         ):
             if value != none and not self.sample:
                 return f"--{name} {value}: expected with --sample, which it is of"
@@ -92,8 +96,8 @@ class Translator:
         such are refused, by `where` it is and its number counted from `first`.
         """
         check(config)
-        check_text(lines)
-        pieces = [self._pieces(line, config, f"{where} {n}") for n, line in enumerate(lines, first)]
+        numbered = enumerate(texts(lines), first)
+        pieces = [self.pieces(line, config, f"{where} {n}") for n, line in numbered]
         flat = [piece for of_line in pieces for piece in of_line]
         found = iter(self.hypotheses(flat, config))
         translations = []
@@ -124,9 +128,9 @@ class Translator:
             found |= zip(part, best, strict=True)
         return [found[place] for place in range(len(sources))]
 
-    def _pieces(self, line: str, config: TranslateConfig, where: str) -> list[list[int]]:
+    def pieces(self, line: str, config: TranslateConfig, where: str) -> list[list[int]]:
         """A line as ids, cut where it is too long: after a sentence, a clause, a comma or else a
-        word, as far back as the middle of what fits."""
+        word, as far back as the middle of what fits. Raises UserError where such are refused."""
         words = line.split()
         ids, lengths = self.source.encode_flat(self.source.split(words))
         if len(ids) <= self.max_words:
@@ -153,8 +157,8 @@ class Translator:
         texts = [self.target.decode(part.words) for part in parts]
         return Translation(
             " ".join(text for text in texts if text),
-            sum(part.score for part in parts),
-            sum(part.log_prob for part in parts),
+            sum((part.score for part in parts), 0.0),
+            sum((part.log_prob for part in parts), 0.0),
         )
 
 

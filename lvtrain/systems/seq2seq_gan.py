@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 from lvtrain.config import Natural
 from lvtrain.data.tokenizer import PAD
@@ -77,9 +77,22 @@ class Seq2SeqGANConfig:
                 "--likelihood N trains it first"
             )
 
-    def remarks(self, last: Mapping[str, Any]) -> Iterator[str]:
-        """What is odd about a run that ended with these figures."""
-        if last.get("heeded") == 0 and self.play.meanwhile == "frozen":
+    def remarks(self, step: int, last: Mapping[str, Any]) -> Iterator[str]:
+        """What is odd about a run that has come to a step, with these figures: that the translator
+        has not learnt from its adversary."""
+        likelihood, pretraining = self.play.likelihood, self.critic.pretraining
+        if step <= likelihood:
+            yield (
+                f"the adversary begins after --likelihood {likelihood} iterations, and there were "
+                f"{step}: the translator has not learnt from it yet"
+            )
+        elif self.adversary == "wgan" and step <= likelihood + pretraining:
+            yield (
+                f"the critic is heeded after --critic.pretraining {pretraining} iterations of its "
+                f"own, and there were {step - likelihood}: the translator has not learnt from it "
+                "yet"
+            )
+        elif last.get("heeded") == 0:
             yield (
                 f"the discriminator is right about {last['judged']:.0%} of pairs that are new to "
                 f"it, and is heeded from {self.discriminator.accuracy:.0%} on "
@@ -90,6 +103,15 @@ class Seq2SeqGANConfig:
     def smallest_batch(self) -> int:
         """Batch normalisation has nothing to normalise a single row by."""
         return 2 if self.adversary == "brcsgan" else 1
+
+
+def standing(adversary: Mapping[str, Tensor]) -> dict[str, float]:
+    """What a discriminator's tensors say of it, by the names of a log's figures; nothing of a
+    critic's."""
+    if "heeded" not in adversary:
+        return {}
+    judged = adversary["accuracy.running_mean"].item()
+    return {"heeded": float(adversary["heeded"].item()), "judged": judged}
 
 
 class Seq2SeqGAN(nn.Module):

@@ -13,8 +13,8 @@ class PlayConfig:
     """How much a translator learns by likelihood, and when; how long its samples may be."""
 
     likelihood: Natural = 0
-    """Iterations by likelihood alone, before there is an adversary: for a translator that does not
-    come with --from."""
+    """Iterations by likelihood alone, before there is an adversary: those that a translator needs
+    that does not come with --from; one that does is trained on in them."""
     teacher: NotNegative = 1.0
     """Factor on the supervised loss after that."""
     meanwhile: Literal["frozen", "supervised"] = "frozen"

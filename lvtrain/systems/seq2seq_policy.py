@@ -78,6 +78,10 @@ class DiscriminatorConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser of the discriminator."""
 
+    def conflict(self) -> str | None:
+        """What is wrong with the fields together."""
+        return None if self.windows else "--windows: expected one or more sizes, found none"
+
 
 Discriminator = ConvolutionalDiscriminator | GridDiscriminator
 

@@ -73,7 +73,7 @@ class CriticConfig:
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""
         if not self.lipschitz.per_sample:
-            return "--critic.lipschitz.per-sample False: expected True of a critic of translations"
+            return "--lipschitz.per-sample False: expected True of a critic of translations"
         return None
 
     def temperature_at(self, step: int) -> float:

@@ -33,10 +33,11 @@ _LOCK = ".lock"
 # The weights that `Model.save_pretrained` writes, beside a configuration like a run's.
 _EXPORTED = "model.safetensors"
 # What may differ: the store may have moved, and its digest covers that of its tokeniser.
-FREE = {f"train.{name}" for name in RESUMABLE_FIELDS}
-FREE |= {"store", "tokenizer_digest", "target_tokenizer_digest"}
+_FREE = {f"train.{name}" for name in RESUMABLE_FIELDS}
+_FREE |= {"store", "tokenizer_digest", "target_tokenizer_digest"}
+_START = "model.start"
 # What follows from the store.
-OF_THE_STORE = {"store_digest", "vocab_size", "max_words", "target_vocab_size"}
+_OF_THE_STORE = {"store_digest", "vocab_size", "max_words", "target_vocab_size"}
 # What a file system answers that has no locks: a run there goes without.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -99,7 +100,8 @@ def find_checkpoint(
         )
     if last.step == config.train.steps:
         return last
-    return replace(last, warnings=(*last.warnings, *_other_machine(theirs, config)))
+    said = (*_other_start(theirs, config), *_other_machine(theirs, config))
+    return replace(last, warnings=(*last.warnings, *said))
 
 
 @contextmanager
@@ -131,8 +133,10 @@ def held(out: Path) -> Iterator[None]:
 def recorded(out: Path, config: RunConfig, *, new: bool) -> Iterator[None]:
     """Write the configuration and the tokenisers into `out`.
 
-    A new run that ends before its first step leaves nothing: neither these nor an empty log.
+    A new run that ends before its first step, and has nothing else to show, leaves nothing: neither
+    these nor an empty log.
     """
+    ours = {*_tokenizers(config), METRICS, CONFIG, TENSORBOARD}
     try:
         replace_file(out / CONFIG, json.dumps(to_json(config), indent=2).encode())
         for name in _tokenizers(config):
@@ -140,7 +144,9 @@ def recorded(out: Path, config: RunConfig, *, new: bool) -> Iterator[None]:
                 replace_file(out / name, read_bytes(config.store / name))
         yield
     except BaseException:
-        if new:
+        log = out / METRICS
+        begun = {p.name for p in out.iterdir() if p.name[0] != "."} - ours
+        if new and not begun and not (log.exists() and log.stat().st_size):
             for name in (*_tokenizers(config), METRICS, CONFIG):
                 (out / name).unlink(missing_ok=True)
             shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
@@ -210,8 +216,8 @@ def _read_config(path: Path, like: RunConfig) -> RunConfig:
 def _check_store(out: Path, ours: RunConfig, theirs: RunConfig) -> None:
     """Raise UserError where nothing but the store differs: an order of other sentences would be no
     continuation."""
-    names = set(_differing(ours, theirs))
-    if "store_digest" not in names or not names <= OF_THE_STORE:
+    names = set(must_agree(to_json(ours), to_json(theirs)))
+    if "store_digest" not in names or not names <= _OF_THE_STORE:
         return
     if ours.store == theirs.store:
         what = f"the store {place(ours.store)} has changed since (it was grown or replaced)"
@@ -223,14 +229,10 @@ def _check_store(out: Path, ours: RunConfig, theirs: RunConfig) -> None:
     )
 
 
-def _differing(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    return [name for name in differences(to_json(ours), to_json(theirs)) if name not in FREE]
-
-
 def _said_differences(ours: RunConfig, theirs: RunConfig) -> str:
     """The fields that must agree and do not."""
     here, there = to_json(ours), to_json(theirs)
-    names = _differing(ours, theirs)
+    names = must_agree(here, there)
     said = ", ".join(
         f"{name} is {_value(there, name)!r} there and {_value(here, name)!r} here"
         for name in names[:3]
@@ -238,10 +240,30 @@ def _said_differences(ours: RunConfig, theirs: RunConfig) -> str:
     return said + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def must_agree(ours: Any, theirs: Any) -> list[str]:
+    """The fields that differ between two JSON configurations, of a run and of its continuation, and
+    may not. The run that it started from may have moved: it goes on from its own checkpoint."""
+    free = _FREE | ({_START} if _value(theirs, _START) else set())
+    return [name for name in differences(ours, theirs) if name not in free]
+
+
+def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """`config` with what a run records of where it started from."""
+    start = getattr(begun.model, "start", None)
+    return replace(config, model=replace(config.model, start=start)) if start else config
+
+
 def _value(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
+
+
+def _other_start(theirs: RunConfig, ours: RunConfig) -> Iterator[str]:
+    """That the run goes on from its own weights, wherever it is told that it comes from."""
+    before, now = (getattr(config.model, "start", None) for config in (theirs, ours))
+    if now not in (None, before):
+        yield f"--from {now}: the run started from {before}, and goes on from its own checkpoint"
 
 
 def _other_machine(theirs: RunConfig, ours: RunConfig) -> Iterator[str]:

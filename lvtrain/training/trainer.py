@@ -161,7 +161,7 @@ def train(
                     check()
                     figures = dict(validate(step))
                 name, value = next(iter(figures.items()))
-                better = math.isfinite(value) and (best is None or value < best["value"])
+                better = math.isfinite(value) and (best is None or value <= best["value"])
                 if better:
                     best = {"step": step, "metric": name, "value": value}
                 log.validation(step, figures, best=better)

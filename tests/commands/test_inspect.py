@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from lvtrain.training import checkpoint
+from lvtrain.training.parts import parts
 
 Ask = Callable[..., str]
 Runs = dict[str, Path]
@@ -18,6 +22,22 @@ def test_a_run_is_a_row_a_figure_without_python_in_it(runs: Runs, said: Ask) -> 
     assert not set("{}[]'") & set(out)
     assert f"step {figures['best']['step']}, metric reverse_ngram" in out
     assert f"{figures['parameters']:,}" in out and "checkpoints  2, 4\n" in out
+
+
+def test_the_best_checkpoint_is_compared_as_the_newest_is(
+    runs: Runs, tmp_path: Path, said: Ask
+) -> None:
+    copy = Path(shutil.copytree(runs["lm"], tmp_path / "run"))
+    found = checkpoint.latest(copy / "checkpoints")
+    assert found is not None
+    tensors = {part: found.tensors(part) for part in found.parts}
+    meta = {**found.meta, "best": {"step": 2, "metric": "perplexity", "value": 1.0}}
+    checkpoint.commit(copy / "checkpoints", 4, parts(tensors), meta, 2)
+    assert json.loads(said("inspect", copy, "--json"))["warnings"] == []
+    weights = copy / "checkpoints/step-00000002/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (warning,) = json.loads(said("inspect", copy, "--json"))["warnings"]
+    assert "the best validated step is 2" in warning and "step-00000002 is damaged" in warning
 
 
 def test_a_store_is_the_table_that_prepare_shows(store: Path, said: Ask) -> None:

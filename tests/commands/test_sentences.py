@@ -11,6 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from lvtrain.commands.sentences import stdin_parts
+from lvtrain.errors import UserError
+
 Ask = Callable[..., str]
 Runs = dict[str, Path]
 
@@ -57,6 +60,42 @@ def test_standard_input_that_is_no_text_is_named_with_its_line(
 ) -> None:
     feed(monkeypatch, b"the boy\n\nthe \xff boy\n")
     assert "standard input: line 3: not UTF-8" in refused("reconstruct", runs["ae"])
+
+
+def test_a_mark_before_the_first_line_is_no_word_and_a_zero_byte_is_no_text(
+    runs: Runs, said: Ask, refused: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, b"\xef\xbb\xbfthe boy\n\xef\xbb\xbfthe boy\n")
+    records = json.loads(said("reconstruct", runs["ae"], "--json"))
+    assert [record["source"] for record in records] == ["the boy", "\ufeffthe boy"]
+    feed(monkeypatch, b"the boy\na\0b\n")
+    assert "standard input: line 2 holds a zero byte" in refused("reconstruct", runs["ae"])
+
+
+def test_what_has_come_is_not_kept_waiting_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stream:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream))
+        os.write(writer, b"a\n\nb\nc")
+        parts = stdin_parts(100, pauses=True)
+        assert next(parts) == ["a", "", "b"], "a line without its end is not yet one"
+        os.write(writer, b"c\nd\n\xff\ne\n")
+        os.close(writer)
+        assert next(parts) == ["cc", "d"], "those before a bad one"
+        with pytest.raises(UserError, match="standard input: line 6: not UTF-8"):
+            next(parts)
+
+
+def test_a_stream_that_does_not_pause_comes_in_ever_larger_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [str(number) for number in range(1_000)]
+    feed(monkeypatch, "\n".join(lines).encode())
+    parts = list(stdin_parts(300, pauses=True))
+    assert [len(part) for part in parts] == [64, 128, 256, 300, 252]
+    assert [line for part in parts for line in part] == lines
+    feed(monkeypatch, "\n".join(lines).encode())
+    assert [len(part) for part in stdin_parts(300)] == [300, 300, 300, 100]
 
 
 def test_standard_input_that_cannot_be_read_is_one_line(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.commands.signals import Terminated, signals_raised
+from lvtrain.commands.signals import Terminated, signals_held, signals_raised
 
 STATUS = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
 
@@ -107,4 +107,21 @@ def test_handlers_are_given_back() -> None:
     before = [signal.getsignal(signum) for signum in STATUS]
     with pytest.raises(KeyboardInterrupt), signals_raised():
         os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(signum) for signum in STATUS] == before
+
+
+@pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, Terminated),
+                                              (signal.SIGINT, KeyboardInterrupt)])  # fmt: skip
+def test_what_is_held_is_done_before_a_signal_ends_it_unless_there_is_a_second(
+    signum: signal.Signals, kind: type[BaseException]
+) -> None:
+    before = [signal.getsignal(signum) for signum in STATUS]
+    for times, expected in ((1, ["begun", "done"]), (2, ["begun"])):
+        written: list[str] = []
+        with pytest.raises(kind), signals_raised(), signals_held():
+            written.append("begun")
+            for _ in range(times):
+                os.kill(os.getpid(), signum)
+            written.append("done")
+        assert written == expected
     assert [signal.getsignal(signum) for signum in STATUS] == before

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,10 @@ import pytest
 import torch
 
 import lvtrain
+from lvtrain.cli import run as lvtrain_run
+from lvtrain.data.grammar import Grammar
+from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.data.sources import Sentences
 from lvtrain.errors import UserError
 from lvtrain.model import Model
 from lvtrain.training import checkpoint
@@ -59,6 +65,7 @@ def test_the_n_best_come_with_their_scores(translators: Runs, said: Ask) -> None
     assert [record["source"] for record in records] == SOURCES[:3]
     assert [len(record["translations"]) for record in records] == [3, 1, 3]
     assert records[1]["translations"][0]["text"] == ""
+    assert repr(records[1]["translations"][0]["score"]) == "0.0"
     for record in (records[0], records[2]):
         scores = [t["score"] for t in record["translations"]]
         assert scores == sorted(scores, reverse=True)
@@ -72,13 +79,18 @@ def test_draws_follow_from_the_seed(translators: Runs, said: Ask) -> None:
     ask = ("translate", translators["tiny"], SOURCES[0], "--sample", "--nbest", "5", "--beam", "5")
     assert said(*ask) == said(*ask)
     assert said(*ask) != said(*ask, "--seed", "1")
+    assert len(said(*ask[:-3], "10").splitlines()) == 10, "draws are not bound by a beam"
     cold = {line.split(" ||| ")[1] for line in said(*ask, "--temperature", "1e-6").splitlines()}
     greedy = said("translate", translators["tiny"], SOURCES[0], "--beam", "1").strip()
     assert cold == {greedy}
 
 
 def test_a_line_too_long_is_translated_in_pieces_or_refused(
-    translators: Runs, said: Ask, refused: Ask, typed: Callable[[str], None]
+    translators: Runs,
+    said: Ask,
+    refused: Ask,
+    typed: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = Model.load(translators["tiny"])
     longest = model.config.max_words
@@ -86,11 +98,16 @@ def test_a_line_too_long_is_translated_in_pieces_or_refused(
     whole = said("translate", translators["tiny"], line).strip()
     parts = [" ".join(["boys"] * (longest - 1) + [","]), "girls girls girls"]
     assert whole == " ".join(model.translate(parts))
-    typed(f"boys\n{line}\n")
-    for where, given in (("sentence 2", ["boys", line]), ("standard input: line 2", [])):
-        message = refused("translate", translators["tiny"], *given, "--long", "refuse")
-        assert f"error: {where}: expected at most {longest} words" in message
-        assert f"found {longest + 3}" in message
+    message = refused("translate", translators["tiny"], "boys", line, "--long", "refuse")
+    assert f"error: sentence 2: expected at most {longest} words" in message
+    assert f"found {longest + 3}" in message
+    typed(f"boys\n{line}\ngirls\n")
+    capsys.readouterr()
+    assert lvtrain_run(["translate", str(translators["tiny"]), "--long", "refuse"]) == 2
+    found = capsys.readouterr()
+    assert found.out.splitlines() == model.translate(["boys"]), "the lines before are written"
+    assert f"error: standard input: line 2: expected at most {longest} words" in found.err
+    assert f"found {longest + 3}" in found.err
 
 
 def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> None:
@@ -101,6 +118,10 @@ def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> N
     assert "--beam" in refused("translate", run, "a", "--beam", "0")
     assert "--temperature 0.5: expected with --sample" in refused(
         "translate", run, "a", "--temperature", "0.5"
+    )
+    assert "--seed 1: expected with --sample" in refused("translate", run, "a", "--seed", "1")
+    assert "config.json: expected the folder of a run, found a file" in refused(
+        "translate", run / "config.json"
     )
     assert "not a run" in refused("translate", run.parent, "a")
     assert "'lm' does not translate" in refused("translate", runs["lm"], "a")
@@ -165,3 +186,102 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     triples = json.loads((run / "translations.json").read_text())
     assert all(len(triple) == 3 for triple in triples)
     assert "Translations" in (run / "report.html").read_text()
+    every = (run / "translations.txt").read_text().splitlines()
+    assert len(every) == 60 and {triple[2] for triple in triples} <= set(every)
+    assert (run / "samples.txt").read_text().splitlines() == every
+
+
+def test_a_baseline_of_other_words_is_told_of(
+    translators: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, targets = zip(*Grammar().sample_pairs(40, seed=1), strict=True)
+    pairs = Sentences(texts=texts, targets=targets)
+    prepare_sentences(pairs, config=PrepareConfig(), out=tmp_path / "store")
+    lvtrain.train("seq2seq", tmp_path / "store", tmp_path / "other", preset="tiny", steps=1,
+                  batch_size=8, validate_every=0, tensorboard=False)  # fmt: skip
+    for baseline, said in (("other", True), ("tiny", False)):
+        folder = translators.get(baseline, tmp_path / baseline)
+        argv = ["evaluate", translators["tiny-transformer"], "--baseline", folder, "--draws", "0",
+                "--out", tmp_path / "figures"]  # fmt: skip
+        assert lvtrain_run([str(a) for a in argv]) == 0
+        warned = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
+        assert [f"--baseline {folder}: has other vocabularies" in w for w in warned] == [
+            True
+        ] * said
+
+
+def test_sentences_that_were_dropped_as_too_long_are_counted(tmp_path: Path, said: Ask) -> None:
+    texts, targets = zip(*Grammar().sample_pairs(60, seed=1), strict=True)
+    long = Sentences(texts=(*texts[:9], "a " * 90), targets=(*targets[:9], "b"))
+    pairs = Sentences(texts=texts, targets=targets)
+    prepare_sentences(pairs, long, config=PrepareConfig(max_words=50), out=tmp_path / "store")
+    lvtrain.train("seq2seq", tmp_path / "store", tmp_path / "run", preset="tiny", steps=1,
+                  batch_size=8, validate_every=0, tensorboard=False)  # fmt: skip
+    figures = json.loads(said("evaluate", tmp_path / "run", "--draws", "0", "--json"))
+    assert (figures["sentences"], figures["dropped_too_long"]) == (9, 1)
+
+
+def test_a_flag_that_says_nothing_of_a_system_is_refused(
+    translators: Runs, runs: Runs, refused: Ask
+) -> None:
+    assert "--samples: not of a translator" in refused(
+        "evaluate", translators["tiny"], "--samples", "9"
+    )
+    message = "--draws: not of a system that does not translate"
+    assert message in refused("evaluate", runs["lm"], "--draws", "9")
+
+
+def test_a_damaged_newest_checkpoint_is_a_line_and_no_hindrance(
+    translators: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(translators["tiny"], tmp_path / "run"))
+    weights = copy / "checkpoints/step-00000060/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert lvtrain_run(["translate", str(copy), SOURCES[0]]) == 0
+    found = capsys.readouterr()
+    expected = lvtrain.load(translators["tiny"], 45).translate(SOURCES[:1])
+    assert found.out.splitlines() == expected
+    (line,) = found.err.splitlines()
+    assert line.startswith(f"lvtrain: warning: {copy}: step-00000060 is damaged: ")
+    assert line.endswith("; using step-00000045")
+
+
+def test_lines_are_translated_when_they_come_and_those_before_a_bad_one_are_kept(
+    translators: Runs,
+) -> None:
+    program = [sys.executable, "-m", "lvtrain", "translate", str(translators["tiny"])]
+    whole = [SOURCES[0], SOURCES[2], SOURCES[4]]
+    expected = [lvtrain.load(translators["tiny"]).translate([line])[0] for line in whole]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(b"\xef\xbb\xbf" + f"{whole[0]}\n".encode())
+        process.stdin.flush()
+        assert process.stdout.readline().decode() == f"{expected[0]}\n", "before the input ends"
+        process.stdin.write(f"{whole[1]}\n{whole[2]}\nthe \0 boy\nthe boy\n".encode())
+        process.stdin.close()
+        assert process.stdout.read().decode().splitlines() == expected[1:]
+        said = process.stderr.read().decode()
+        assert said == "lvtrain: error: standard input: line 4 holds a zero byte, expected text\n"
+    assert process.returncode == 2
+
+
+def test_python_is_told_of_what_it_cannot_ask_for(translators: Runs, runs: Runs) -> None:
+    model = lvtrain.load(translators["tiny"])
+    for given in ("ein mann", 3, [3], None, [b"a"]):
+        with pytest.raises(UserError, match=r"expected (a list of )?sentences, found"):
+            model.translate(given)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"unknown setting 'beem' .did you mean 'beam'.*nbest"):
+        model.translate(["a"], beem=3)
+    with pytest.raises(UserError, match="nbest: .*translations"):
+        model.translate(["a"], nbest=2)
+    every = model.translations([SOURCES[0]], nbest=2)
+    assert len(every[0]) == 2 and model.translate(SOURCES[:1]) == [every[0][0].text]
+    mean = lvtrain.load(translators["tiny"], average=2)
+    assert mean.averaged == 2
+    other = lvtrain.load(runs["ae"])
+    for method in (other.encode, other.reconstruct, other.decode):
+        with pytest.raises(UserError, match="expected (a list of sentences|codes of)"):
+            method("the boy")  # type: ignore[operator]
+    with pytest.raises(UserError, match="unknown setting 'temprature'.*'temperature'"):
+        other.generate(1, temprature=1)

@@ -14,7 +14,7 @@ from lvtrain.config import check
 from lvtrain.data.tokenizer import EOS, UNK
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
-from lvtrain.generation.translate import greedy
+from lvtrain.generation.translate import TranslateConfig, greedy
 from lvtrain.modules.translator import Memory
 from lvtrain.systems.seq2seq import Seq2Seq, Seq2SeqConfig
 from tests.modules.test_translator import sentences
@@ -118,4 +118,5 @@ def test_scores_fall_and_translations_differ() -> None:
 
 def test_more_translations_than_the_beam_has_are_refused() -> None:
     with pytest.raises(UserError, match="--nbest: expected at most the --beam 2, found 3"):
-        check(BeamConfig(beam=2, nbest=3))
+        check(TranslateConfig(search=BeamConfig(beam=2, nbest=3)))
+    check(TranslateConfig(search=BeamConfig(beam=2, nbest=3), sample=True))  # draws have no beam

@@ -27,7 +27,7 @@ def translator(max_words: int, tokenizer: Tokenizer = TOKENIZER) -> Translator:
 
 def cut(line: str, max_words: int) -> list[str]:
     made = translator(max_words)
-    return [made.source.decode(ids) for ids in made._pieces(line, TranslateConfig(), "sentence 1")]
+    return [made.source.decode(ids) for ids in made.pieces(line, TranslateConfig(), "sentence 1")]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_pieces_are_the_line(words: list[str], max_words: int) -> None:
 def test_a_word_of_more_pieces_than_fit_is_cut_itself() -> None:
     tokenizer = Tokenizer.train_bpe(["ab cd"], vocab_size=256)
     made = translator(3, tokenizer)
-    pieces = made._pieces("abcdefgh", TranslateConfig(), "sentence 1")
+    pieces = made.pieces("abcdefgh", TranslateConfig(), "sentence 1")
     assert [len(piece) for piece in pieces] == [3, 3, 3]
     assert tokenizer.decode(list(chain.from_iterable(pieces))) == "abcdefgh"
 

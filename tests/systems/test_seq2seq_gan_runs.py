@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,47 @@ def test_what_a_user_may_not_expect_of_a_run_is_said(
         shutil.rmtree(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"play": PlayConfig(likelihood=5)}, "after --likelihood 5 iterations, and there were 3"),
+        ({"adversary": "wgan", "critic": replace(SMALL.critic, pretraining=4)},
+         "after --critic.pretraining 4 iterations of its own, and there were 3"),
+        ({"discriminator": replace(SMALL.discriminator, accuracy=1.0)},
+         "is heeded from 100% on"),
+        ({"discriminator": replace(SMALL.discriminator, accuracy=0.0)}, ""),
+        ({"adversary": "wgan", "critic": replace(SMALL.critic, pretraining=2)}, ""),
+    ],
+)  # fmt: skip
+def test_that_an_adversary_was_not_heeded_is_said_at_the_end_and_wherever_the_run_is_looked_at(
+    store: Path,
+    translator: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    expected: str,
+) -> None:
+    out = tmp_path / "run"
+    trained(store, out, starting_from(replace(SMALL, **changed), translator), steps=3)
+    said = [capsys.readouterr().err]
+    assert run(["inspect", str(out), "--json"]) == 0
+    said.append("\n".join(json.loads(capsys.readouterr().out)["warnings"]))
+    assert run(["evaluate", str(out), "--draws", "0"]) == 0
+    said.append(capsys.readouterr().err)
+    for text in said:
+        assert ("has not learnt from it yet" in text) == bool(expected)
+        assert expected in text
+
+
+def test_of_equal_figures_the_later_step_is_the_best(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    waiting = replace(SMALL, discriminator=replace(SMALL.discriminator, accuracy=1.0))
+    model = starting_from(waiting, translator)
+    out = trained(store, tmp_path / "run", model, steps=4, validate_every=2)
+    assert Model.load(out).step == 4, "a frozen translator is as good at each step"
+
+
 def test_what_is_exported_is_the_translator_alone(
     store: Path, translator: Path, tmp_path: Path
 ) -> None:
@@ -147,5 +189,70 @@ def test_what_is_exported_is_the_translator_alone(
 def test_a_run_of_another_system_is_no_translator(store: Path, tmp_path: Path) -> None:
     other = tmp_path / "lm"
     lvtrain.train("lm", store, other, preset="tiny", steps=1, **SETTINGS)
-    with pytest.raises(UserError, match="expected the run of a translator"):
+    with pytest.raises(UserError, match="expected the run of a translator.*found 'lm'"):
         starting_from(SMALL, other)
+
+
+def test_a_run_goes_on_without_the_one_that_it_started_from(
+    store: Path, translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, out = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(translator, start)
+    argv = ["train", "seq2seq-gan", "--data", store, "--out", out, "--batch-size", "12",
+            "--validate-every", "0", "--policy.rollouts", "1", "--no-tensorboard",
+            "--threads", "1", "--resume", "auto"]  # fmt: skip
+
+    def go(steps: int, *given: str | Path) -> str:
+        capsys.readouterr()
+        assert run([str(a) for a in (*argv, "--steps", str(steps), *given)]) == 0
+        return capsys.readouterr().err
+
+    go(1, "--from", start)
+    shutil.rmtree(start)
+    assert "warning: --from" not in go(2, "--from", start)
+    go(3)
+    assert "goes on from its own checkpoint" in go(4, "--from", translator)
+    assert Model.load(out).config.model.start == start
+    lvtrain.train(
+        "seq2seq-gan", store, out, start=start, resume="auto", steps=5,
+        **SETTINGS | {"model": Model.load(out).config.model},
+    )  # fmt: skip
+    assert Model.load(out).step == 5
+
+
+def test_a_run_that_started_from_none_does_not_go_on_from_one(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    out = trained(store, tmp_path / "run", SMALL, steps=1)
+    with pytest.raises(UserError, match="model.start is None there"):
+        trained(store, out, starting_from(SMALL, translator), steps=2, resume="auto")
+
+
+def test_python_starts_from_a_translator_as_the_flag_does(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    policy = replace(SMALL, policy=replace(SMALL.policy, rollouts=1))
+    lvtrain.train("seq2seq-gan", store, out, start=translator, model=policy, steps=1, **SETTINGS)
+    config = Model.load(out).config.model
+    assert config.start == translator and config.translator.hidden == 16
+    with pytest.raises(UserError, match="^--from: lm begins anew"):
+        lvtrain.train("lm", store, tmp_path / "lm", start=translator, steps=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--discriminator.windows", "--discriminator.windows: expected one or more"),
+        ("--policy.rollouts 0",
+         "--policy.rollouts 0: expected 1 or more, or --policy.credit sentence --policy.baseline"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line_by_its_flag_and_no_folder(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, said: str
+) -> None:
+    argv = f"train seq2seq-gan --data {store} --out {tmp_path / 'run'} --steps 1 {flags}"
+    assert run(argv.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()

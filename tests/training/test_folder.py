@@ -257,3 +257,22 @@ def test_a_new_run_that_does_not_begin_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         interrupted(run, new=False)
     assert before.items() <= content(run).items(), "a run that was there stays"
+
+
+def test_what_fails_before_its_first_step_leaves_nothing_unless_it_has_something_to_show(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    def fails(out: Path, name: str, text: str) -> None:
+        with held(out), recorded(out, config, new=True):
+            (out / name).write_text(text)
+            raise RuntimeError
+
+    for name, text, left in (
+        ("metrics.jsonl", "", False),
+        ("metrics.jsonl", "{}", True),
+        ("nonfinite.json", "{}", True),
+    ):
+        with pytest.raises(RuntimeError):
+            fails(tmp_path / text / name, name, text)
+        assert (tmp_path / text / name / "config.json").exists() == left
+        assert (tmp_path / text / name).exists() == left
