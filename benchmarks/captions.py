@@ -28,13 +28,13 @@ import tyro
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
 from lvtrain.config import OptimizerConfig, Precision, TrainConfig
-from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
 from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import Judge, JudgeConfig
 from lvtrain.evaluation.sentences import FlatSplit, read
 from lvtrain.model import Model
 from lvtrain.objectives.adversarial import LipschitzConfig
+from lvtrain.prepare.prepare import PrepareConfig, prepare
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig

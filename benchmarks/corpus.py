@@ -38,12 +38,12 @@ import numpy as np
 from benchmarks.data import ORDERS
 from benchmarks.provenance import provenance
 from lvtrain.data.batches import Batches
-from lvtrain.data.grammar import Grammar
 from lvtrain.data.info import INDEX
 from lvtrain.data.shards import ShardInfo
 from lvtrain.data.store import Store
-from lvtrain.data.workers import cores
 from lvtrain.errors import UserError
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.prepare.workers import cores
 
 Figures = dict[str, Any]
 LVTRAIN = [sys.executable, "-m", "lvtrain"]

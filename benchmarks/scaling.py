@@ -47,8 +47,8 @@ from lvtrain.cluster.connect import connected
 from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.plan import messages
 from lvtrain.config import RunConfig, TrainConfig, to_json
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.tokenizer import SPECIALS
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.presets import preset
 from lvtrain.training.log import read_metrics
 

@@ -21,12 +21,12 @@ import tyro
 
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
-from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
 from lvtrain.evaluation.translation import pairs_of, scores, translated
 from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
 from lvtrain.model import Model
+from lvtrain.prepare.prepare import PrepareConfig, prepare
 
 MODELS = {
     "RNNSearch": ("multi30k", 36.0),

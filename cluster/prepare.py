@@ -21,8 +21,8 @@ import ray.data
 
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
-from lvtrain.data.workers import Advance
 from lvtrain.errors import Passing
+from lvtrain.prepare.workers import Advance
 
 Task = TypeVar("Task")
 

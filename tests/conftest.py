@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
-from lvtrain.data.sources import Sentences
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
+from lvtrain.text.sources import Sentences
 
 # Without a GPU the Triton kernels are tested in Triton's interpreter. Triton reads this when it is
 # imported, which no test module does before this file is.

@@ -13,10 +13,10 @@ import torch
 
 import lvtrain
 from lvtrain.cli import run as lvtrain_run
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.presets import preset
 
 SMALL: dict[str, Any] = {

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lvtrain
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 
 SENTENCES = Grammar().sample(5, seed=9)
 

@@ -43,8 +43,8 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.commands.progress import shown
     from lvtrain.data.folder import disk_space
-    from lvtrain.data.grammar import Grammar
     from lvtrain.errors import UserError
+    from lvtrain.grammar.grammar import Grammar
 
     num, words = arguments.num, arguments.words
     if num is not None and words is not None:

@@ -17,8 +17,8 @@ import tyro
 
 from lvtrain.commands.parse import given_flags, parse
 from lvtrain.data.location import place, uri_of
-from lvtrain.data.prepare_config import PrepareConfig
 from lvtrain.errors import UserError
+from lvtrain.prepare.config import PrepareConfig
 
 SIZES: Final = {"--vocab-size", "--target-vocab-size"}
 
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.commands.progress import shown
-    from lvtrain.data.prepare import check_shared, prepare
+    from lvtrain.prepare.prepare import check_shared, prepare
 
     given = given_flags(argv)
     _check_given(arguments.config, given)

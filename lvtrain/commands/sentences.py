@@ -98,7 +98,7 @@ def group(flag: str, given: Sequence[str]) -> list[str]:
 
     Raises UserError where there are none.
     """
-    from lvtrain.data.sources import read
+    from lvtrain.text.sources import read
 
     sentences: list[str] = []
     for item in given:

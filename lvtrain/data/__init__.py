@@ -1,1 +1,1 @@
-"""Text to batches: sources, tokenisers, the store on disk and the order in which it is read."""
+"""The store: text as integers on a disk, and the order in which it is read."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lvtrain.config import RunConfig, check
 from lvtrain.data.batches import Batch, Rows, sequential
-from lvtrain.data.grammar import Grammar
 from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.errors import UserError, notice
 from lvtrain.evaluation import latent, overlap, reconstruction, translation
@@ -31,6 +30,7 @@ from lvtrain.evaluation.perplexity import (
 )
 from lvtrain.evaluation.sentences import ids, part, read, shuffled, target_ids
 from lvtrain.generation.decode import DecodeConfig, decode
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model
 from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem, System

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lvtrain.data.grammar import Grammar
 from lvtrain.errors import UserError
+from lvtrain.grammar.grammar import Grammar
 
 
 def grammar_scores(sentences: Sequence[str], grammar: Grammar | None = None) -> dict[str, float]:

@@ -21,10 +21,10 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest, Result
 
 from lvtrain.data.batches import Batch, Rows, sequential
-from lvtrain.data.grammar import Grammar
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.evaluation.sentences import ids, target_ids
 from lvtrain.generation.translate import TranslateConfig, Translator, greedy, limits_of
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.systems.seq2seq import Seq2Seq
 
 Figures = dict[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import captions
-from lvtrain.data.grammar import Grammar
+from lvtrain.grammar.grammar import Grammar
 
 SIZES = {"train": 300, "val": 60, "test": 60}
 FLAGS = """--seeds 0 --columns real lm arae --steps 3 --samples 40 --trial-samples 20

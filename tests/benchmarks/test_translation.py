@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import translation
-from lvtrain.data.grammar import Grammar
+from lvtrain.grammar.grammar import Grammar
 
 
 def test_from_files_to_the_table(

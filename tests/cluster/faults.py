@@ -32,8 +32,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.provenance import provenance
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.training import checkpoint
 from lvtrain.training.parts import digest
 from tests.cluster.fault_runs import (

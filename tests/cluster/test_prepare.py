@@ -12,12 +12,12 @@ import pytest
 
 from lvtrain.cli import run
 from lvtrain.cluster.prepare import RayData
-from lvtrain.data import sources
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.data.store import Store
-from lvtrain.data.workers import Advance, Here
 from lvtrain.errors import Passing, UserError
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.prepare.prepare import PrepareConfig, prepare
+from lvtrain.prepare.workers import Advance, Here
+from lvtrain.text import sources
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -10,8 +10,8 @@ import pytest
 
 from lvtrain.cli import run
 from lvtrain.commands.evaluate import _text
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 
 Ask = Callable[..., str]
 Runs = dict[str, Path]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.data.prepare import PrepareConfig, prepare
 from lvtrain.errors import UserError
+from lvtrain.prepare.prepare import PrepareConfig, prepare
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:

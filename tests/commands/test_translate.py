@@ -17,11 +17,11 @@ import torch
 
 import lvtrain
 from lvtrain.cli import run as lvtrain_run
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
-from lvtrain.data.sources import Sentences
 from lvtrain.errors import UserError
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
+from lvtrain.text.sources import Sentences
 from lvtrain.training import checkpoint
 
 Ask = Callable[..., str]

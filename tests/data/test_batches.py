@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from lvtrain.data import batches as batches_module
 from lvtrain.data.batches import Batch, Batches, sequential
-from lvtrain.data.prepare import PrepareConfig, Sentences, prepare_sentences
 from lvtrain.data.store import Split, Store
 from lvtrain.data.tokenizer import EOS, PAD
 from lvtrain.errors import UserError
+from lvtrain.prepare.prepare import PrepareConfig, Sentences, prepare_sentences
 
 ROWS = 501
 CHOOSER = random.Random(0)

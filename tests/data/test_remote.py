@@ -22,9 +22,9 @@ from lvtrain.data import cache, checksums, shards
 from lvtrain.data.batches import Batches
 from lvtrain.data.cache import Cache
 from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvtrain.data import checksums, shards, store
-from lvtrain.data.prepare import PrepareConfig, Sentences, prepare_sentences
 from lvtrain.data.store import Split, Store, Verify
 from lvtrain.data.tokenizer import EOS, PAD
 from lvtrain.errors import UserError
+from lvtrain.prepare.prepare import PrepareConfig, Sentences, prepare_sentences
 
 CHOOSER = random.Random(0)
 LINES = [" ".join(CHOOSER.choices("abcdefgh", k=CHOOSER.randint(1, 12))) for _ in range(300)]

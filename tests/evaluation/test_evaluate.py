@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.evaluation.evaluate import (
@@ -21,7 +19,9 @@ from lvtrain.evaluation.evaluate import (
     validation,
 )
 from lvtrain.evaluation.perplexity import JudgeConfig
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model, build
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig
 from lvtrain.systems.language_model import LanguageModelConfig

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from lvtrain.config import RunConfig, TrainConfig
-from lvtrain.data.grammar import Grammar
-from lvtrain.data.prepare import PrepareConfig, prepare_sentences
 from lvtrain.data.store import Store
 from lvtrain.evaluation import generated as module
 from lvtrain.evaluation.generated import generated
 from lvtrain.evaluation.sentences import read
+from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model, build
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.systems.language_model import LanguageModelConfig
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from lvtrain.data.grammar import Grammar
 from lvtrain.errors import UserError
 from lvtrain.evaluation.grammar import grammar_scores
+from lvtrain.grammar.grammar import Grammar
 
 GRAMMAR = Grammar()
 REAL = GRAMMAR.sample(3000, seed=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lvtrain.data.grammar import Grammar
 from lvtrain.evaluation.translation import compare, mass, scores, validity
+from lvtrain.grammar.grammar import Grammar
 
 REFERENCES = [f"the {a} cat sat on the {b} mat" for a in ("old", "new", "red") for b in "xyz"] * 4
 

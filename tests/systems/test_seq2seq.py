@@ -93,7 +93,7 @@ def test_bf16_gives_nearly_the_loss_of_fp32(store: Path, architecture: str) -> N
 
 
 def test_a_store_it_cannot_learn_from_is_refused(store: Path, tmp_path: Path) -> None:
-    from lvtrain.data.prepare import PrepareConfig, prepare_sentences
+    from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 
     prepare_sentences(["a b", "c d"] * 9, ["a"], config=PrepareConfig(), out=tmp_path / "one")
     model, train = preset("seq2seq", "tiny")

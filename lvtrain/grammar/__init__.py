@@ -1,0 +1,1 @@
+"""The embedded grammar: sentences, their translations, and what is known of them exactly."""

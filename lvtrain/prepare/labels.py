@@ -1,0 +1,35 @@
+"""What labels may be: none empty, all known, and no more than there can be of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from lvtrain.errors import UserError, nearest
+from lvtrain.text.sources import Chunk
+
+MOST_LABELS: Final = 10_000
+
+
+def check_labels(chunk: Chunk, labels: Sequence[str], known: Sequence[str] | None = None) -> None:
+    """Raise UserError for a label of a chunk that is empty or unknown."""
+    found = set(labels)
+    if "" in found:
+        number = chunk.line + labels.index("")
+        raise UserError(f"{chunk.file}: line {number}: no label, expected one for every sentence")
+    unknown = found.difference(known) if known is not None else set()
+    if unknown:
+        first = min(unknown)
+        raise UserError(
+            f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{first}' is not in the "
+            f"training data: {', '.join(known or ())}" + nearest(first, known or ())
+        )
+
+
+def check_number(where: str, labels: set[str]) -> None:
+    """Raise UserError for so many labels that they must be something else."""
+    if len(labels) > MOST_LABELS:
+        raise UserError(
+            f"{where}: expected at most {MOST_LABELS:,} different labels, "
+            f"found more, such as '{max(labels)}'"
+        )

@@ -1,0 +1,1 @@
+"""Files of text, of any format, as sentences."""
