@@ -12,7 +12,7 @@ from lvtrain.cluster.samplers import Samplers
 from lvtrain.cluster.worker import Figures, Worker, figures
 from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
-from lvtrain.evaluation.evaluate import validation
+from lvtrain.evaluation.validation import validation
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 from lvtrain.training.game import ModelPlayer

@@ -21,7 +21,7 @@ from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import absolute, place
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
-from lvtrain.evaluation.evaluate import validation
+from lvtrain.evaluation.validation import validation
 from lvtrain.generation.recorded import read_config
 from lvtrain.model import begin, build
 from lvtrain.presets import preset as named_preset

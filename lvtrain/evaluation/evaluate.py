@@ -1,135 +1,36 @@
-"""The figures of a system: a few on held-out sentences while it trains, all of them afterwards."""
+"""The figures of a trained system."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from lvtrain.config import RunConfig, check
-from lvtrain.data.batches import Batch, Rows, sequential
-from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
+from lvtrain.config import check
+from lvtrain.data.batches import Rows
 from lvtrain.errors import UserError, notice
 from lvtrain.evaluation import latent, overlap, reconstruction, translation
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.generated import generated
-from lvtrain.evaluation.grammar import grammar_scores
-from lvtrain.evaluation.ngram import ngram_perplexity
-from lvtrain.evaluation.perplexity import (
-    Judge,
-    Progress,
-    negative_log_likelihood,
-    perplexity,
-)
-from lvtrain.evaluation.sentences import ids, part, read, shuffled, target_ids
-from lvtrain.generation.decode import DecodeConfig, decode
-from lvtrain.grammar.grammar import Grammar
+from lvtrain.evaluation.grammar import embedded_grammar, grammar_scores
+from lvtrain.evaluation.perplexity import Judge, Progress
+from lvtrain.evaluation.sentences import part, read, shuffled
+from lvtrain.evaluation.validation import ONCE, batches_of, codes_of, evaluating
 from lvtrain.model import Model
 from lvtrain.randomness import Key
-from lvtrain.systems import LatentSystem, System
-from lvtrain.systems.arae import ARAE
-from lvtrain.systems.language_model import LanguageModel
+from lvtrain.systems import LatentSystem
 from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.vae import VAE
 
 Figures = dict[str, Any]
 
-# Step of draws that do not belong to a step: the same noise each time, so that figures of different
-# steps differ by the weights alone.
-_ONCE = -1
-_BATCH = 256
-# Sentences that an n-gram model is trained on during training.
-_VALIDATION_SAMPLES = 2_000
 _SHOWN_WALKS, _WALK_STEPS = 5, 7
-_GRAMMAR_PROBE = 100
 # Every distance is between as many codes: it depends on their number.
 _FRECHET_SENTENCES = 5_000
 # Distinct n-grams fall with the size of the text, so they are counted on a fixed one.
 _DISTINCT_SAMPLES = 10_000
-
-
-@contextmanager
-def evaluating(system: System) -> Iterator[None]:
-    """Switch every module of a system to evaluation (batch normalisation reads its averages and
-    leaves them alone), and back to what each was."""
-    modules = [m for part in system.parts.values() for m in part.modules()]
-    before = [m.training for m in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in zip(modules, before, strict=True):
-            module.training = training
-
-
-def validation(
-    system: System,
-    config: RunConfig,
-    split: Rows,
-    tokenizer: Tokenizer,
-    target: Tokenizer | None = None,
-) -> Callable[[int], dict[str, float]]:
-    """Make the function that gives the figures of a system on held-out sentences at a step.
-
-    The first figure selects the best checkpoint, and lower is better:
-
-        language model   perplexity
-        autoencoders     reconstruction_nll, nats a word
-        VAE              negative_elbo, nats a sentence
-        ARAE             reverse_ngram, the perplexity of real sentences under a trigram model of
-                         generated ones: the figure that falls with both their quality and variety
-        translator       missing_bleu, 100 − BLEU of greedy translations; on the embedded grammar,
-                         invalid, the share of them that are not valid
-
-    `target` is the vocabulary of the parallel side, which a translator needs.
-    """
-    kept = _batches(split, config.train.validation_sentences, 0, torch.device("cpu"))
-    sentences = ids(kept)
-    texts = tokenizer.decode_batch(sentences)
-    words = sum(len(text.split()) + 1 for text in texts)
-    grammar = embedded_grammar(shuffled(texts, 0))
-    references = target.decode_batch(target_ids(kept)) if target else []
-    key = Key(seed=config.train.seed, step=_ONCE, path=("validation",))
-
-    def figures(step: int) -> dict[str, float]:
-        device = next(cast(nn.Module, system).parameters()).device
-        batches = [batch.to(device) for batch in kept]
-        with evaluating(system), torch.inference_mode():
-            if (translator := translator_of(system)) is not None:
-                assert target is not None
-                return translation.validate(translator, batches, texts, references, target, grammar)
-            if isinstance(system, LanguageModel):
-                nll = negative_log_likelihood(system, batches)
-                return {"perplexity": perplexity(nll / words)}
-            if isinstance(system, VAE):
-                return _validate_vae(system, batches, key)
-            coded = cast(LatentSystem, system)
-            nll = reconstruction.reconstruction_nll(coded, batches)
-            if not isinstance(system, ARAE):
-                return {"reconstruction_nll": nll}
-            codes = system.sample_codes(_VALIDATION_SAMPLES, key.fold("sample"), device)
-            how = DecodeConfig(max_words=config.max_words)
-            generated = decode(system.decoder, codes, how, key.fold("decode"))
-            found = {
-                "reverse_ngram": ngram_perplexity(generated, sentences, system.vocab_size),
-                "reconstruction_nll": nll,
-                "frechet": latent.frechet_distance(_codes(coded, batches), codes),
-                "unique": len(set(map(tuple, generated))) / len(generated),
-            }
-            if grammar is not None:
-                right = map(grammar.is_grammatical, tokenizer.decode_batch(generated))
-                found["grammatical"] = sum(right) / len(generated)
-            return found
-
-    return figures
 
 
 class Evaluation(NamedTuple):
@@ -267,16 +168,6 @@ def _tell_of_other(baseline: Model, model: Model) -> None:
             return
 
 
-def embedded_grammar(texts: Sequence[str]) -> Grammar | None:
-    """The embedded grammar if the text comes from it, judged by its first hundred sentences.
-
-    Sentences with words out of the vocabulary say nothing and are passed over.
-    """
-    probe = [text for text in texts[:_GRAMMAR_PROBE] if SPECIALS[UNK] not in text.split()]
-    grammar = Grammar()
-    return grammar if probe and all(map(grammar.is_grammatical, probe)) else None
-
-
 def _perplexities(
     model: Model,
     samples: Rows,
@@ -331,9 +222,9 @@ def _reconstruction(pairs: Sequence[tuple[str, str]]) -> Figures:
 
 def _latent(model: Model, test: Rows, config: EvaluateConfig) -> Figures:
     system, device = model.system, model.device
-    key = Key(seed=config.seed, step=_ONCE, path=("evaluate",))
+    key = Key(seed=config.seed, step=ONCE, path=("evaluate",))
     coded = cast(LatentSystem, system)
-    batches = _batches(test, config.latent_sentences, config.seed, device)
+    batches = batches_of(test, config.latent_sentences, config.seed, device)
     figures: Figures = {"reconstruction_nll": reconstruction.reconstruction_nll(coded, batches)}
     if isinstance(system, VAE):
         bound = latent.bound(system, batches, key.fold("bound"))
@@ -349,7 +240,7 @@ def _latent(model: Model, test: Rows, config: EvaluateConfig) -> Figures:
             "mutual_information": latent.mutual_information(q, key.fold("information")),
             "active_units": latent.active_units(q.mu),
         }
-    real = _codes(coded, _batches(test, _FRECHET_SENTENCES, config.seed, device))
+    real = codes_of(coded, batches_of(test, _FRECHET_SENTENCES, config.seed, device))
     generated = model.sample_codes(len(real), config.seed)
     return figures | {
         "frechet": latent.frechet_distance(real, generated),
@@ -358,27 +249,7 @@ def _latent(model: Model, test: Rows, config: EvaluateConfig) -> Figures:
     }
 
 
-def _validate_vae(vae: VAE, batches: Sequence[Batch], key: Key) -> dict[str, float]:
-    bound = latent.bound(vae, batches, key.fold("bound"))
-    return {
-        "negative_elbo": -bound.elbo,
-        "kl": bound.kl,
-        "active_units": latent.active_units(latent.posteriors(vae, batches).mu),
-    }
-
-
 def _walks(model: Model, sources: Sequence[str]) -> list[list[str]]:
     """Sentences on the way between pairs of sources."""
     pairs = zip(sources[0 : 2 * _SHOWN_WALKS : 2], sources[1 : 2 * _SHOWN_WALKS : 2], strict=False)
     return [model.interpolate(a, b, _WALK_STEPS) for a, b in pairs]
-
-
-@torch.inference_mode()
-def _codes(system: LatentSystem, batches: Sequence[Batch]) -> Float[Tensor, "N C"]:
-    return torch.cat([system.encode(batch.tokens, batch.lengths) for batch in batches])
-
-
-def _batches(split: Rows, limit: int, seed: int, device: torch.device) -> list[Batch]:
-    """At most `limit` sentences of a split, drawn by the seed."""
-    rows = None if limit >= split.rows else limit
-    return [b.to(device) for b in sequential(split, _BATCH, limit_rows=rows, seed=seed)]

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lvtrain.data.tokenizer import SPECIALS, UNK
 from lvtrain.errors import UserError
 from lvtrain.grammar.grammar import Grammar
+
+_PROBE = 100
 
 
 def grammar_scores(sentences: Sequence[str], grammar: Grammar | None = None) -> dict[str, float]:
@@ -49,3 +52,13 @@ def grammar_scores(sentences: Sequence[str], grammar: Grammar | None = None) -> 
         distance = float(np.abs(frequency - probability).sum() / 2)
         scores[f"{name}_distance"] = distance if parsed else 1.0
     return scores
+
+
+def embedded_grammar(texts: Sequence[str]) -> Grammar | None:
+    """The embedded grammar if the text comes from it, judged by its first hundred sentences.
+
+    Sentences with words out of the vocabulary say nothing and are passed over.
+    """
+    probe = [text for text in texts[:_PROBE] if SPECIALS[UNK] not in text.split()]
+    grammar = Grammar()
+    return grammar if probe and all(map(grammar.is_grammatical, probe)) else None

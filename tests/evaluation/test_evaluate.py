@@ -11,14 +11,10 @@ import torch
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
-from lvtrain.evaluation.evaluate import (
-    EvaluateConfig,
-    embedded_grammar,
-    evaluate,
-    evaluating,
-    validation,
-)
+from lvtrain.evaluation.evaluate import EvaluateConfig, evaluate
+from lvtrain.evaluation.grammar import embedded_grammar
 from lvtrain.evaluation.perplexity import JudgeConfig
+from lvtrain.evaluation.validation import evaluating, validation
 from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model, build
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
