@@ -286,7 +286,7 @@ def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
     """What is odd about a run that has come to its end."""
     trained = [line for line in read_metrics(out) if line["kind"] == "train"]
     if trained and hasattr(config.model, "remarks"):
-        yield from config.model.remarks(trained[-1]["step"], trained[-1])
+        yield from config.model.remarks(trained[-1]["step"], config.train.steps, trained[-1])
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

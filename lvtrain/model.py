@@ -230,7 +230,7 @@ class Model:
         if not isinstance(self.system, Seq2SeqGAN):
             return []
         found = standing(self.system.adversary.state_dict())
-        return list(self.system.config.remarks(self.step, found))
+        return list(self.system.config.remarks(self.step, self.config.train.steps, found))
 
     @property
     def device(self) -> torch.device:

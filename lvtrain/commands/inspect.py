@@ -91,7 +91,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if isinstance(config.model, Seq2SeqGANConfig):
         own = {name.removeprefix("adversary."): tensor for name, tensor in tensors.items()
                if name.startswith("adversary.")}  # fmt: skip
-        warnings += config.model.remarks(found.step, standing(own))
+        warnings += config.model.remarks(found.step, config.train.steps, standing(own))
     with torch.device("meta"):  # to be counted, not to be had
         system = build_read(folder, config)
     return {

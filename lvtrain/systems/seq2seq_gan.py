@@ -77,10 +77,13 @@ class Seq2SeqGANConfig:
                 "--likelihood N trains it first"
             )
 
-    def remarks(self, step: int, last: Mapping[str, Any]) -> Iterator[str]:
-        """What is odd about a run that has come to a step, with these figures: that the translator
-        has not learnt from its adversary."""
+    def remarks(self, step: int, steps: int, last: Mapping[str, Any]) -> Iterator[str]:
+        """What is odd about a run of so many steps that has come to a step, with these figures:
+        that the translator has not learnt from its adversary. That it was to learn from likelihood
+        in all of them is not odd."""
         likelihood, pretraining = self.play.likelihood, self.critic.pretraining
+        if likelihood == steps:
+            return
         if step <= likelihood:
             yield (
                 f"the adversary begins after --likelihood {likelihood} iterations, and there were "
