@@ -259,6 +259,6 @@ def test_what_cannot_be_is_one_line_by_its_flag_and_no_folder(
 
 
 def test_likelihood_alone_that_was_asked_for_is_not_odd() -> None:
-    config = Seq2SeqGANConfig(play=PlayConfig(likelihood=3))
+    config = replace(SMALL, play=PlayConfig(likelihood=3))
     assert not list(config.remarks(3, 3, {}))
     assert list(config.remarks(3, 4, {}))
