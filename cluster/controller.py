@@ -15,12 +15,12 @@ from typing import Any, cast
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.cluster.game import Places, RemoteGame, game_shape
-from lvtrain.cluster.group import WorkerFault, hired
+from lvtrain.cluster.group import NodeGone, WorkerFault, hired
 from lvtrain.cluster.metrics import count_fault
 from lvtrain.cluster.storage import Storage
 from lvtrain.config import RunConfig, to_json
 from lvtrain.data.store import Store
-from lvtrain.errors import UserError
+from lvtrain.errors import Lost, UserError
 from lvtrain.experiment import logged
 from lvtrain.generation.recorded import read_config
 from lvtrain.systems.seq2seq_policy import PolicyPlayer
@@ -63,6 +63,11 @@ def carry_out(
                 count_fault()
                 steps = storage.steps() if storage else checkpoint.steps(out / CHECKPOINTS)
                 reached = max([step, *steps])
+                if isinstance(fault, NodeGone):
+                    raise Lost(
+                        f"the Ray node that the driver was on is gone ({fault}): the same command "
+                        f"with --resume auto goes on from step {reached}"
+                    ) from fault
                 failures = 1 if reached > step else failures + 1
                 if failures > cluster.failures:
                     raise UserError(

@@ -32,10 +32,21 @@ from lvtrain.errors import NonFiniteLoss, UserError
 START = 120.0
 """Seconds that a start may take where `--timeout` is less: it imports for seconds on a busy node,
 and for a process that dies before it has reported to Ray, Ray waits a minute."""
+# How often, and each how many seconds, the driver's node is looked for after a fault that nobody
+# explains.
+_LOOKS, _LOOK = 10, 0.5
 
 
 class WorkerFault(Exception):
     """A worker died, froze or failed: what is to be said of it, in a line."""
+
+
+class Unexplained(WorkerFault):
+    """Work failed, and no worker is to blame that could be asked."""
+
+
+class NodeGone(WorkerFault):
+    """The node of this process is one of the cluster no longer: Ray's agent on it died."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +89,22 @@ def hired(config: RunConfig, cluster: ClusterConfig, adversary: bool) -> Iterato
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     wanted = seats(cluster, adversary)
     placed = _place(cluster, [cluster.needs(seat.role) for seat in wanted])
-    members = []
+    members, gone = [], False
     try:
         for index, seat in enumerate(wanted):
             members.append(_hire(config, cluster, seat, placed, index))
         yield Groups(cluster, members)
+    except WorkerFault as fault:
+        if gone := _node_gone(fault):
+            raise NodeGone(str(fault)) from fault
+        raise
     finally:
-        for member in members:
+        # Without an agent these may wait for ever, and have nothing left to do.
+        for member in members if not gone else ():
             with contextlib.suppress(RayError):
                 ray.kill(member.actor)
-        remove_placement_group(placed)
+        if not gone:
+            remove_placement_group(placed)
 
 
 class Groups:
@@ -134,11 +151,15 @@ class Groups:
                     raise WorkerFault(f"{raised_by(error)}: {_first_line(error.cause)}") from error
                 raise error.cause from None  # nobody died of it and nobody is stuck: it is a bug
             except RayError as error:
-                over = time.monotonic() >= deadline or not isinstance(error, GetTimeoutError)
-                said = self._gone(over)
-                if said or over:
-                    late = f"nothing came within {limit:g} s, and every worker answers"
-                    raise WorkerFault(said or late) from error
+                late, over = time.monotonic() >= deadline, not isinstance(error, GetTimeoutError)
+                said = self._gone(late or over)
+                if said:
+                    raise WorkerFault(said) from error
+                if over:
+                    raise Unexplained(_first_line(error).rstrip(".")) from error
+                if late:
+                    nothing = f"nothing came within {limit:g} s, and every worker answers"
+                    raise WorkerFault(nothing) from error
 
     def _gone(self, late: bool = False) -> str:
         """Who is to blame. A worker that died makes those fail that wait for it, so the dead are
@@ -164,6 +185,17 @@ class Groups:
         if frozen:
             return f"{', '.join(frozen)}: frozen, no answer for {PING:g} s{others}"
         return f"{', '.join(absent)}: did not come up{others}" if absent and late else ""
+
+
+def _node_gone(fault: WorkerFault) -> bool:
+    """Whether a fault is that Ray's agent on the node of this process died."""
+    own = ray.get_runtime_context().get_node_id()
+    # The cluster may know of it a little later than who asked for work there.
+    for look in range(_LOOKS if isinstance(fault, Unexplained) else 1):
+        time.sleep(_LOOK if look else 0)
+        if any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes()):
+            return True
+    return False
 
 
 def _place(cluster: ClusterConfig, needed: Sequence[dict[str, float]]) -> PlacementGroup:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lvtrain.commands.signals import Terminated, signals_raised
-from lvtrain.errors import NonFiniteLoss, Notice, UserError, lacks_memory, nearest
+from lvtrain.errors import Lost, NonFiniteLoss, Notice, UserError, lacks_memory, nearest
 
 COMMANDS = {
     "prepare": ("prepare", "turn text into a store to train on"),
@@ -58,8 +58,8 @@ def run(argv: list[str]) -> int:
 
 def guarded(command: Callable[[], int]) -> int:
     """Run a command and say in a line what went wrong; gives the exit status: 0, 2 for a mistake of
-    the user's, 1 for a training stopped by a non-finite loss, 130 after Ctrl-C, 143 after
-    SIGTERM."""
+    the user's, 1 for a training stopped by a non-finite loss or a node that is gone, 130 after
+    Ctrl-C, 143 after SIGTERM."""
     try:
         with _notices_printed():
             status = command()
@@ -67,7 +67,7 @@ def guarded(command: Callable[[], int]) -> int:
         return status
     except UserError as error:
         return _fail(str(error), 2)
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, Lost) as error:
         return _fail(str(error), 1)
     except BrokenPipeError:
         # The reader of our output has gone; what is left to flush must not raise again at exit.

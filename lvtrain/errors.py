@@ -22,6 +22,10 @@ class Passing(UserError):
     full disk or a process killed for its memory: work that is half done is kept for it."""
 
 
+class Lost(Exception):
+    """What work needs is gone through no mistake of the user's: the same command may go on."""
+
+
 class Notice(UserWarning):
     """What a user should know of work that goes on, as one line."""
 

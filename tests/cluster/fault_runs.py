@@ -49,6 +49,8 @@ class Run:
     out: Path
     resume: bool = False
     cluster: Cluster | None = None
+    more: tuple[str, ...] = ()
+    """Flags besides `FLAGS`."""
     lines: list[str] = field(default_factory=list)
     step: int = 0
     times: list[float] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Run:
 
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "lvtrain.cluster.train", *FLAGS.split()]
-        command += ["--data", str(self.store), "--out", str(self.out)]
+        command += [*self.more, "--data", str(self.store), "--out", str(self.out)]
         command += ["--resume", "auto"] if self.resume else []
         command += ["--address", self.cluster.address if self.cluster else "local"]
         self.process = subprocess.Popen(

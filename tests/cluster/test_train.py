@@ -20,6 +20,7 @@ from lvtrain.cluster.connect import _cause
 from lvtrain.cluster.train import PROGRAM, ClusterArguments, run
 from lvtrain.commands.train import arguments
 from lvtrain.systems import SYSTEMS
+from tests.cluster.fault_runs import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,3 +193,22 @@ def test_the_training_commands_that_are_shown_are_commands() -> None:
     assert pods["replicas"] == given.cluster.workers + given.cluster.adversaries
     assert float(there["cpu"]) == given.cluster.cpus == given.cluster.adversary_cpus
     assert float(there["nvidia.com/gpu"]) == given.cluster.gpus == given.cluster.adversary_gpus
+
+
+def test_a_driver_without_its_node_says_so_and_what_goes_on(store: Path, tmp_path: Path) -> None:
+    # Workers in the midst of steps go on for seconds without the agent.
+    run = Run(store, tmp_path / "run", more=("--steps", "100000"))
+    try:
+        run.until_step(2)
+        (agent,) = (p for p in run.everyone() if p.name() == "raylet")
+        agent.kill()
+        run.process.wait(90)
+        run.reader.join(5)
+        assert run.process.returncode == 1
+    finally:
+        run.kill()
+        assert run.process.stdout is not None
+        run.process.stdout.close()
+    assert run.last.startswith("lvtrain: error: the Ray node that the driver was on is gone (")
+    assert re.search(r"the same command with --resume auto goes on from step \d+$", run.last)
+    assert not run.faults
