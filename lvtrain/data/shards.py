@@ -28,6 +28,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from lvtrain.data.arrow import from_numpy, to_numpy
 from lvtrain.data.checksums import BLOCK_BYTES, decode, digests, sha256
 from lvtrain.data.layout import Layout
 from lvtrain.data.spill import Slice, Spill, read_bucket
@@ -117,13 +118,13 @@ def write_shard(path: Path, schema: pa.Schema, rows: int, columns: dict[str, np.
     """Write one Arrow IPC file of one record batch."""
     arrays = []
     for field in schema:
-        values = pa.array(columns[field.name])
+        values = from_numpy(columns[field.name])
         if pa.types.is_fixed_size_list(field.type):
             values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
         elif pa.types.is_list(field.type):
             offsets = np.zeros(rows + 1, dtype=np.int32)
             np.cumsum(columns["sizes"], out=offsets[1:])
-            values = pa.ListArray.from_arrays(pa.array(offsets), values, type=field.type)
+            values = pa.ListArray.from_arrays(from_numpy(offsets), values, type=field.type)
         arrays.append(values)
     with path.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
@@ -145,11 +146,11 @@ class Shard:
         self._mapping = mapping
         self._blocks = blocks
         names = batch.schema.names
-        self.labels = batch.column("label").to_numpy() if "label" in names else None  # [rows]
+        self.labels = to_numpy(batch.column("label")) if "label" in names else None  # [rows]
         self.targets: tuple[np.ndarray, np.ndarray] | None = None  # values and offsets [rows + 1]
         if "target" in names:
             target = batch.column("target")
-            self.targets = target.values.to_numpy(), target.offsets.to_numpy()
+            self.targets = to_numpy(target.values), to_numpy(target.offsets)
 
     @classmethod
     def open(cls, path: Path, info: ShardInfo, layout: Layout) -> Self:
@@ -180,7 +181,7 @@ class Shard:
                 f"{path}: corrupt shard: expected {info.rows:,} rows, found {rows} rows"
                 + (f" in the first of {batches} batches" if batches > 1 else "")
             )
-        tokens = batch.column("tokens").values.to_numpy().reshape(info.rows, info.length)
+        tokens = to_numpy(batch.column("tokens").values).reshape(info.rows, info.length)
         return cls(path, tokens, batch, mapping, blocks)
 
     def verify(self, rows: np.ndarray) -> None:

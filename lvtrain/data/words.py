@@ -17,6 +17,8 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from lvtrain.data.arrow import to_numpy
+
 SPACE: Final = 32
 NEWLINE: Final = 10
 # White space to str.split: the bytes 9 to 13 and 28 to 32, and what this finds.
@@ -80,7 +82,7 @@ class Words:
             word.rstrip(b" \n").decode("utf-8", "surrogatepass")
             for word in array.dictionary.to_pylist()
         ]
-        return cls(unique, array.indices.to_numpy(), lengths, text)
+        return cls(unique, to_numpy(array.indices), lengths, text)
 
     def __len__(self) -> int:
         return len(self.lengths)

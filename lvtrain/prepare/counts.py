@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lvtrain.data.arrow import from_numpy, from_texts, to_numpy
 from lvtrain.data.words import Words
 
 HELD_WORDS: Final = 1 << 20
@@ -48,13 +50,14 @@ class WordCounts:
         partial.replace(path)
 
     def _table(self) -> pa.Table:
-        words = pa.array(list(self._counts), pa.large_string())
-        return pa.table([words, pa.array(list(self._counts.values()), pa.int64())], schema=SCHEMA)
+        words = from_texts(list(self._counts))
+        counts = np.fromiter(self._counts.values(), dtype=np.int64, count=len(words))
+        return pa.table([words, from_numpy(counts)], schema=SCHEMA)
 
 
 def summed(paths: Iterable[Path]) -> pa.Table:
     """Add the counts of files up: a table of words and counts."""
-    whole = SCHEMA.empty_table()
+    whole = pa.table([from_texts([]), from_numpy(np.empty(0, dtype=np.int64))], schema=SCHEMA)
     pending: list[pa.Table] = []
     for path in paths:
         with pa.memory_map(os.fsencode(path)) as file:
@@ -67,18 +70,18 @@ def summed(paths: Iterable[Path]) -> pa.Table:
 def most_frequent(counts: pa.Table, number: int | None, min_count: int = 1) -> dict[str, int]:
     """Return so many of the most frequent words with their counts: by descending count, then by
     spelling."""
-    kept = counts.filter(pc.greater_equal(counts["count"], min_count))
+    kept = _chosen(counts, _numbers(counts) >= min_count)
     order = [("count", "descending"), ("word", "ascending")]
     if number is not None and number < kept.num_rows:
         kept = kept.take(pc.select_k_unstable(kept, number, order))
     else:
-        kept = kept.sort_by(order)
+        kept = kept.take(pc.sort_indices(kept, order))
     return dict(zip(kept["word"].to_pylist(), kept["count"].to_pylist(), strict=True))
 
 
 def total(counts: pa.Table) -> int:
     """Return the number of words counted."""
-    return int(pc.sum(counts["count"]).as_py() or 0)
+    return int(_numbers(counts).sum())
 
 
 def scaled(counts: pa.Table, words: int) -> pa.Table:
@@ -86,13 +89,23 @@ def scaled(counts: pa.Table, words: int) -> pa.Table:
     found = total(counts)
     if found <= words:
         return counts
-    share = pc.multiply(counts["count"].cast(pa.float64()), words / found)
-    rounded = pc.floor(pc.add(share, 0.5)).cast(pa.int64())
-    return counts.set_column(1, "count", rounded).filter(pc.greater(rounded, 0))
+    rounded = np.floor(_numbers(counts) * (words / found) + 0.5).astype(np.int64)
+    return _chosen(counts.set_column(1, "count", from_numpy(rounded)), rounded > 0)
 
 
 def added(*tables: pa.Table) -> pa.Table:
     """Add the counts of tables up."""
-    grouped = pa.concat_tables(tables).group_by("word", use_threads=False)
-    found = grouped.aggregate([("count", "sum")])
-    return pa.table([found["word"], found["count_sum"]], schema=SCHEMA)
+    # Not by `group_by`, whose module imports pandas wherever it is installed.
+    together = pa.concat_tables(tables)
+    words = together["word"].combine_chunks().dictionary_encode()
+    sums = np.zeros(len(words.dictionary), dtype=np.int64)
+    np.add.at(sums, to_numpy(words.indices), _numbers(together))
+    return pa.table([words.dictionary, from_numpy(sums)], schema=SCHEMA)
+
+
+def _numbers(counts: pa.Table) -> np.ndarray:
+    return to_numpy(counts["count"].combine_chunks())
+
+
+def _chosen(counts: pa.Table, which: np.ndarray) -> pa.Table:
+    return counts.take(from_numpy(np.flatnonzero(which)))
