@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ from lvtrain.text.sources import Sentences
 # imported, which no test module does before this file is.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# What a shell runs in the background, as it may these tests, ignores Ctrl-C, and so would whatever
+# is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shapes here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
 # A busy machine is slow without being wrong.

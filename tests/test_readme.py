@@ -21,8 +21,7 @@ def test_its_python_runs(
     first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     few = "steps=2, batch_size=8, threads=1"
     short = first.replace('preset="tiny"', f'preset="tiny", {few}')
-    pairs = second.replace('preset="tiny"', f'preset="tiny", {few}')
-    pairs = pairs.replace('start="runs/pairs"', f'start="runs/pairs", {few}, validate_every=0')
+    pairs = second.replace('preset="tiny"', f'preset="tiny", {few}, validate_every=0')
     assert short != first and pairs.count(few) == 2
     for name in ("store", "pairs"):
         shutil.copytree(store, tmp_path / name)
