@@ -41,8 +41,8 @@ def append(
     given: Collection[str] = (),
 ) -> StoreInfo:
     """Add sources to the store at `out`; settings that are `given`, or are not the default, must be
-    the store's. Raises UserError, and leaves it as it was, for anything
-    wrong with them, or where what they have is not what it has."""
+    the store's. Raises UserError, and leaves it as it was, for anything wrong with them, or where
+    what they have is not what it has."""
     out = out.resolve() if isinstance(out, Path) else out
     store = Store.open(str(out), verify="size")
     info = store.info
@@ -53,8 +53,7 @@ def append(
     if isinstance(out, Path):
         making = work_folder(out, key)
     else:
-        own = None if config.work is None else Path(config.work)
-        making = sent_folder(out, own, key, overwrite=False, before=info)
+        making = sent_folder(out, config.work, key, overwrite=False, before=info)
     count = config.processes or cores()
     with making as folder, enough_memory(), Processes(count) as processes:
         # The index was read before the lock was held, which another may have held until now.

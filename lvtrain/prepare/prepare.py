@@ -60,8 +60,7 @@ def prepare(
     if isinstance(to, Path):
         making = resumed_folder(to, known_by=INDEX, key=key, overwrite=config.overwrite)
     else:
-        own = None if config.work is None else Path(config.work)
-        making = sent_folder(to, own, key, config.overwrite)
+        making = sent_folder(to, config.work, key, config.overwrite)
     count = config.processes or cores()
     with making as folder, enough_memory(), Processes(count) as processes:
         workers = workers or processes

@@ -36,7 +36,7 @@ OF_A_STORE: Final = re.compile(
 
 @contextmanager
 def sent_folder(
-    out: Uri, work: Path | None, key: str, overwrite: bool, before: StoreInfo | None = None
+    out: Uri, work: str | None, key: str, overwrite: bool, before: StoreInfo | None = None
 ) -> Iterator[WorkFolder]:
     """Give a folder of work, as `work_folder` does, for a store that goes to a URI.
 
@@ -47,7 +47,7 @@ def sent_folder(
     if before is None:
         _check_absent(out, overwrite)
     name = f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}"
-    with work_folder((work or own_folder("prepare")) / name, key) as folder:
+    with work_folder(Path(work or own_folder("prepare")) / name, key) as folder:
         try:
             _claim(out, key, folder.parts)  # whether it can be written is told now
             yield folder
