@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvtrain.config import RunConfig, to_json
+from lvtrain.data.location import place
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError, nearest, notice
@@ -463,7 +464,7 @@ def begin(system: System, config: RunConfig) -> None:
     for name in ("tokenizer_digest", "target_tokenizer_digest"):
         if getattr(found.config, name) != getattr(config, name):
             raise UserError(
-                f"--from {start}: expected the vocabularies of {config.store}, found others"
+                f"--from {start}: expected the vocabularies of {place(config.store)}, found others"
             )
     for name, expected in theirs.config.shapes.items():
         if (given := getattr(ours.config, name)) != expected:

@@ -26,7 +26,6 @@ class ReportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
-    from lvtrain.data.location import place
     from lvtrain.errors import UserError
     from lvtrain.model import WEIGHTS, open_store, read_config
     from lvtrain.report.html import write_report
@@ -38,13 +37,11 @@ def run(argv: list[str]) -> int:
             "where to write"
         )
     figures = None
-    if arguments.data or config.store.is_dir():
+    try:
         figures = open_store(config, arguments.data).info.figures()
-    else:
-        print(
-            f"lvtrain: warning: {place(config.store)}: the store is not there, the report leaves "
-            "it out; --data STORE says where one is",
-            file=sys.stderr,
-        )
+    except UserError as error:
+        if arguments.data:
+            raise
+        print(f"lvtrain: warning: {error}; the report leaves the store out", file=sys.stderr)
     print(write_report(arguments.run, store=figures, out=arguments.out))
     return 0

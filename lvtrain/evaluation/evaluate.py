@@ -138,6 +138,7 @@ def _evaluate_translator(
         tell("translating with the baseline")
         theirs = translation.translated(baseline.translator, sources, how)
         figures |= translation.compare(theirs, found, references)
+        figures |= {f"baseline_{name}": of for name, of in _parameters(baseline).items()}
     grammar = embedded_grammar(shuffled(sources, 0))
     if grammar is not None:
         figures["valid"] = translation.validity(found, sources, grammar)

@@ -61,7 +61,10 @@ _KNOWN: dict[str, tuple[str, str, bool | None]] = {
 }
 
 # Not figures, but how figures were made.
-CONTEXT = ("step", "averaged", "split", "samples", "sentences", "bleu_signature", "chrf_signature")
+CONTEXT = (
+    *("step", "averaged", "baseline_step", "baseline_averaged"),
+    *("split", "samples", "sentences", "bleu_signature", "chrf_signature"),
+)
 
 _NO_LOSSES = frozenset(
     ["second", "norm", "gradient", "lr", "rate", "beta", "temperature", "noise", "weight", "std"]

@@ -156,9 +156,10 @@ def test_report_takes_a_store_and_a_file_to_write(
 ) -> None:
     folder = copy("lm")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"store": str(tmp_path / "gone")}))
-    said("report", folder)
-    assert "Sentence lengths" not in (folder / "report.html").read_text()
+    for moved, there in (str(tmp_path / "gone"), False), (f"file://{store}", True):
+        (folder / "config.json").write_text(json.dumps(config | {"store": moved}))
+        said("report", folder)
+        assert ("Sentence lengths" in (folder / "report.html").read_text()) is there
     said("report", folder, "--data", store, "--out", tmp_path / "page.html")
     assert "Sentence lengths" in (tmp_path / "page.html").read_text()
     assert "no such store" in refused("report", folder, "--data", tmp_path / "absent")

@@ -183,6 +183,7 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     )
     theirs = json.loads(said("evaluate", other, "--draws", "0", "--json"))
     assert figures["baseline_bleu"] == pytest.approx(theirs["bleu"])
+    assert figures["baseline_step"] == theirs["step"]
     triples = json.loads((run / "translations.json").read_text())
     assert all(len(triple) == 3 for triple in triples)
     assert "Translations" in (run / "report.html").read_text()

@@ -284,6 +284,8 @@ def test_an_unknown_figure_is_called_by_its_name() -> None:
 
 def test_how_the_figures_of_a_translator_were_made_is_no_row_of_figures() -> None:
     context = {"sentences": 1_000, "bleu_signature": "nrefs:1", "chrf_signature": "nc:6"}
+    context |= {"step": 900, "baseline_step": 700}
     facts, table = sections.evaluation({"bleu": 30.0, "chrf": 55.0, **context}).split("<table>")
     assert table.count("<tr>") == 2
     assert "sentences 1,000" in facts and "chrf signature nc:6" in facts
+    assert "baseline step 700" in facts
