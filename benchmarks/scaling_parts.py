@@ -20,7 +20,7 @@ from lvtrain.cluster.exchange import Packed, pack, unpack
 from lvtrain.config import OptimizerConfig, RunConfig
 from lvtrain.data.batches import Batch, Batches
 from lvtrain.data.store import Store
-from lvtrain.model import build
+from lvtrain.generation.recorded import build
 from lvtrain.randomness import Key
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.game import Game

@@ -17,7 +17,7 @@ from lvtrain.cluster.worker import elsewhere
 from lvtrain.config import RunConfig
 from lvtrain.data.batches import Batches
 from lvtrain.data.store import Store
-from lvtrain.model import build
+from lvtrain.generation.recorded import build
 from lvtrain.randomness import Key
 from lvtrain.training.game import AdversaryPlayer, Game, Metrics, ModelPlayer, Source
 from lvtrain.training.parts import FileRecord

@@ -15,7 +15,7 @@ from lvtrain.cluster.controller import check
 from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.group import seats, shortfall
 from lvtrain.config import RunConfig
-from lvtrain.model import build
+from lvtrain.generation.recorded import build
 from lvtrain.systems import DecodingSystem
 from lvtrain.training.game import Game
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lvtrain.begin import begin
 from lvtrain.cluster import engine as ds
 from lvtrain.cluster.batch_norm import over_the_group
 from lvtrain.cluster.config import ClusterConfig, Seat
@@ -27,7 +28,7 @@ from lvtrain.cluster.exchange import Packed, merge, met_by, pack, split, unpack
 from lvtrain.cluster.storage import Storage
 from lvtrain.config import OptimizerConfig, RunConfig
 from lvtrain.errors import NonFiniteLoss
-from lvtrain.model import begin, build
+from lvtrain.generation.recorded import build
 from lvtrain.randomness import Key
 from lvtrain.training import checkpoint
 from lvtrain.training.accumulate import accumulating

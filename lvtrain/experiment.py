@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import nn
 
+from lvtrain.begin import begin
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
@@ -22,8 +23,7 @@ from lvtrain.data.location import absolute, place
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.validation import validation
-from lvtrain.generation.recorded import read_config
-from lvtrain.model import begin, build
+from lvtrain.generation.recorded import build, read_config
 from lvtrain.presets import preset as named_preset
 from lvtrain.systems import System, entry
 from lvtrain.training.accumulate import accumulating

@@ -22,11 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lvtrain.config import RunConfig, to_json
-from lvtrain.data.location import place
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError, nearest, notice
+from lvtrain.errors import UserError, nearest
 from lvtrain.generation.beam import BeamConfig
+from lvtrain.generation.chosen import chosen, load_mean
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.generation.encode import encode, rows
 from lvtrain.generation.latent_space import (
@@ -43,7 +43,6 @@ from lvtrain.generation.recorded import (
     CONFIG,
     TARGET_TOKENIZER,
     TOKENIZER,
-    build,
     build_read,
     open_store,
     read_config,
@@ -57,9 +56,6 @@ from lvtrain.randomness import Key
 from lvtrain.systems import DecodingSystem, GenerativeSystem, LatentSystem, System
 from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN, standing
-from lvtrain.training import checkpoint
-
-__all__ = ["CONFIG", "TOKENIZER", "Model", "build", "open_store", "read_config"]
 
 WEIGHTS, PRIOR = "model.safetensors", "prior.safetensors"
 # Sentences of one call, and steps of one interpolation: they are all held in memory.
@@ -126,32 +122,13 @@ class Model:
                 raise UserError(f"{folder}: no step {which}: the model is of step {model.step}")
             return model
         config = read_config(folder)
-        found = checkpoint.latest(folder / CHECKPOINTS)
-        if found is None:
-            raise UserError(f"{folder}: the run has no checkpoint yet")
-        for warning in found.warnings if isinstance(which, str) else ():
-            notice(f"{folder}: {warning}")
-        best = found.meta.get("best")
-        # The best of single steps is no better a last step of a mean than the newest is.
-        if which == "best" and best and average == 1:
-            found = _best(folder, best["step"], found)
-        elif isinstance(which, int) and which != found.step:
-            found = checkpoint.at(folder / CHECKPOINTS, which)
-        averaged = _averaged(folder, found, average)
+        found = chosen(folder, which, average)
         tokenizer = read_tokenizer(folder, config)
         target = read_target_tokenizer(folder, config)
         system = build_read(folder, config)
-        for name, part in system.parts.items():
-            shapes = {n: tuple(t.shape) for n, t in part.state_dict().items()}
-            mean: dict[str, Tensor] = {}
-            for one in averaged:
-                tensors = {n.removeprefix("module."): t for n, t in one.tensors(name).items()
-                           if n.startswith("module.")}  # fmt: skip
-                check_shapes(one.path / f"{name}.safetensors", tensors, shapes)
-                for n, t in tensors.items():
-                    mean[n] = mean[n] + t.double() if n in mean else t.double()
-            part.load_state_dict({n: t / len(averaged) for n, t in mean.items()})
-        return cls(config, system, tokenizer, found.step, folder, None, data, target, average)
+        load_mean(system, found)
+        step = found[-1].step
+        return cls(config, system, tokenizer, step, folder, None, data, target, average)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, data: Path | str | None = None) -> Model:
@@ -417,56 +394,3 @@ def _check_known(how: Iterable[str], known: Sequence[str]) -> None:
             raise UserError(
                 f"unknown setting '{name}'{nearest(name, known)}: expected {', '.join(known)}"
             )
-
-
-def _best(folder: Path, step: int, newest: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """The checkpoint of the best step, or the newest where that one cannot be had."""
-    if step == newest.step:
-        return newest
-    try:
-        return checkpoint.at(folder / CHECKPOINTS, step)
-    except UserError as error:
-        notice(f"the best validated step is {step}; {error}; using step {newest.step}")
-        return newest
-
-
-def _averaged(folder: Path, last: checkpoint.Checkpoint, count: int) -> list[checkpoint.Checkpoint]:
-    """The newest `count` whole checkpoints up to `last`; raises UserError where there are fewer."""
-    check_number("average", count, 1)
-    found = [last]
-    for step in reversed(checkpoint.steps(folder / CHECKPOINTS)):
-        if step >= last.step or len(found) == count:
-            continue
-        try:
-            found.append(checkpoint.at(folder / CHECKPOINTS, step))
-        except UserError as error:
-            notice(f"{error}; the mean is without it")
-    if len(found) < count:
-        raise UserError(
-            f"--average {count}: expected as many checkpoints up to step {last.step} in {folder}, "
-            f"found {len(found)}; a run keeps as many as its --keep says"
-        )
-    return found[::-1]
-
-
-def begin(system: System, config: RunConfig) -> None:
-    """Put the system of a new run to where the run ended that it starts from, if it says one.
-
-    Raises UserError where that has no translator, of the same words and sizes.
-    """
-    if not isinstance(system, Seq2SeqGAN) or system.config.start is None:
-        return
-    start, ours = system.config.start, system.translator
-    found = Model.load(start)
-    theirs = translator_of(found.system)
-    if theirs is None:
-        raise UserError(f"--from {start}: expected a translator, found '{found.config.system}'")
-    for name in ("tokenizer_digest", "target_tokenizer_digest"):
-        if getattr(found.config, name) != getattr(config, name):
-            raise UserError(
-                f"--from {start}: expected the vocabularies of {place(config.store)}, found others"
-            )
-    for name, expected in theirs.config.shapes.items():
-        if (given := getattr(ours.config, name)) != expected:
-            raise UserError(f"--{name}: expected {expected}, as --from {start} has, found {given}")
-    system.start_from(theirs)

@@ -29,6 +29,7 @@ LAYERS = [
     ["lvtrain.presets"],
     ["lvtrain.generation"],
     ["lvtrain.model"],
+    ["lvtrain.begin"],
     ["lvtrain.evaluation"],
     ["lvtrain.report"],
     ["lvtrain.experiment"],

@@ -30,7 +30,8 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.data.folder import new_folder
     from lvtrain.errors import UserError
-    from lvtrain.model import CONFIG, Model
+    from lvtrain.generation.recorded import CONFIG
+    from lvtrain.model import Model
 
     if arguments.out.exists():
         raise UserError(f"export: --out {arguments.out}: exists already")

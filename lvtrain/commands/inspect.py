@@ -64,8 +64,7 @@ def _run(folder: Path) -> dict[str, Any]:
 
     from lvtrain.data.location import place
     from lvtrain.errors import UserError
-    from lvtrain.generation.recorded import build_read
-    from lvtrain.model import read_config
+    from lvtrain.generation.recorded import build_read, read_config
     from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig, standing
     from lvtrain.training import checkpoint
     from lvtrain.training.parts import digest

@@ -27,7 +27,8 @@ def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
     from lvtrain.errors import UserError
-    from lvtrain.model import WEIGHTS, open_store, read_config
+    from lvtrain.generation.recorded import open_store, read_config
+    from lvtrain.model import WEIGHTS
     from lvtrain.report.html import write_report
 
     config = read_config(arguments.run)

@@ -13,7 +13,7 @@ from lvtrain.cluster.game import game_shape
 from lvtrain.cluster.plan import messages, ring, traffic
 from lvtrain.config import RunConfig
 from lvtrain.experiment import configure
-from lvtrain.model import build
+from lvtrain.generation.recorded import build
 from lvtrain.presets import preset
 
 

@@ -15,8 +15,9 @@ from lvtrain.evaluation.evaluate import EvaluateConfig, evaluate
 from lvtrain.evaluation.grammar import embedded_grammar
 from lvtrain.evaluation.perplexity import JudgeConfig
 from lvtrain.evaluation.validation import evaluating, validation
+from lvtrain.generation.recorded import build
 from lvtrain.grammar.grammar import Grammar
-from lvtrain.model import Model, build
+from lvtrain.model import Model
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.systems.arae import ARAEConfig, CriticConfig, GeneratorConfig
 from lvtrain.systems.autoencoder import AutoencoderConfig

@@ -11,8 +11,9 @@ from lvtrain.data.store import Store
 from lvtrain.evaluation import generated as module
 from lvtrain.evaluation.generated import generated
 from lvtrain.evaluation.sentences import read
+from lvtrain.generation.recorded import build
 from lvtrain.grammar.grammar import Grammar
-from lvtrain.model import Model, build
+from lvtrain.model import Model
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
 from lvtrain.systems.language_model import LanguageModelConfig
 
