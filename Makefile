@@ -9,6 +9,7 @@ install: .venv/installed
 # Installed once for each state of the two files that say what to install.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lvtrain needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	@echo 'installing into .venv: some minutes'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cluster,dev]'
 	touch $@

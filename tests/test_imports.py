@@ -91,3 +91,9 @@ def test_light_modules_do_not_import_torch(module: str) -> None:
 def test_every_module_belongs_to_a_layer() -> None:
     doors = {"lvtrain", "lvtrain.__main__"}
     assert [n for n, _ in sources() if layer(n) is None and n not in doors] == []
+
+
+def test_a_folder_of_its_name_where_one_works_does_not_hide_it(tmp_path: Path) -> None:
+    (tmp_path / "lvtrain").mkdir()  # such as a clone, whose parent folder one works in
+    code = "import lvtrain; lvtrain.load"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -21,6 +21,8 @@ from lvtrain.errors import UserError
 from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
+from lvtrain.training import checkpoint
+from lvtrain.training.parts import parts
 
 SENTENCES = Grammar().sample(5, seed=9)
 
@@ -402,6 +404,14 @@ def truncate(run: Path, step: int) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
+def commit_best(run: Path, step: int, best: int) -> None:
+    """Commit a step again, with another one as the best that was validated up to there."""
+    found = checkpoint.at(run / "checkpoints", step)
+    tensors = {part: found.tensors(part) for part in found.parts}
+    meta = {"step": step, "best": {"step": best, "metric": "perplexity", "value": 1.0}}
+    checkpoint.commit(run / "checkpoints", step, parts(tensors), meta, 4)
+
+
 def test_a_damaged_newest_checkpoint_that_is_the_best_gives_way_to_the_one_before(
     several: Path,
 ) -> None:
@@ -416,16 +426,18 @@ def test_a_damaged_newest_checkpoint_that_is_the_best_gives_way_to_the_one_befor
         lvtrain.load(several, 8)
 
 
+def test_where_the_newest_is_damaged_it_is_said_which_step_is_read(several: Path) -> None:
+    commit_best(several, 6, 4)
+    commit_best(several, 8, 8)
+    truncate(several, 8)
+    said = "using step-00000006, the best up to there is step-00000004"
+    with pytest.warns(UserWarning, match=said):
+        assert lvtrain.load(several).step == 4
+
+
 def test_a_best_checkpoint_that_is_not_there_gives_way_to_the_newest(several: Path) -> None:
     """The best that the newest whole one names was removed when a better one came."""
-    from lvtrain.training import checkpoint
-    from lvtrain.training.parts import parts
-
-    found = checkpoint.latest(several / "checkpoints")
-    assert found is not None
-    tensors = {part: found.tensors(part) for part in found.parts}
-    best = {"step": 1, "metric": "perplexity", "value": 1.0}
-    checkpoint.commit(several / "checkpoints", 8, parts(tensors), {"step": 8, "best": best}, 3)
+    commit_best(several, 8, 1)
     with pytest.warns(UserWarning, match="the best validated step is 1; .*using step 8"):
         assert lvtrain.load(several).step == 8
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ class ReportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
-    from lvtrain.errors import UserError
+    from lvtrain.errors import UserError, notice
     from lvtrain.generation.recorded import open_store, read_config
     from lvtrain.model import WEIGHTS
     from lvtrain.report.html import write_report
@@ -39,10 +38,13 @@ def run(argv: list[str]) -> int:
         )
     figures = None
     try:
-        figures = open_store(config, arguments.data).info.figures()
+        store = open_store(config, arguments.data)
+        figures = store.info.figures()
+        if store.digest != config.store_digest:
+            notice(f"{store.path}: other contents than those that the run was trained on")
     except UserError as error:
         if arguments.data:
             raise
-        print(f"lvtrain: warning: {error}; the report leaves the store out", file=sys.stderr)
+        notice(f"{error}; the report leaves the store out")
     print(write_report(arguments.run, store=figures, out=arguments.out))
     return 0

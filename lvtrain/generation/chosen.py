@@ -13,7 +13,7 @@ from lvtrain.generation.recorded import CHECKPOINTS
 from lvtrain.generation.weights import check_shapes
 from lvtrain.systems import System
 from lvtrain.training import checkpoint
-from lvtrain.training.checkpoint import Checkpoint
+from lvtrain.training.checkpoint import Checkpoint, name_of
 
 
 def chosen(folder: Path, which: str | int, average: int) -> list[Checkpoint]:
@@ -25,14 +25,15 @@ def chosen(folder: Path, which: str | int, average: int) -> list[Checkpoint]:
     newest = checkpoint.latest(folder / CHECKPOINTS)
     if newest is None:
         raise UserError(f"{folder}: the run has no checkpoint yet")
-    for warning in newest.warnings if isinstance(which, str) else ():
-        notice(f"{folder}: {warning}")
     found, best = newest, newest.meta.get("best")
     # The best of single steps is no better a last step of a mean than the newest is.
     if which == "best" and best and average == 1:
         found = _best(folder, best["step"], newest)
     elif isinstance(which, int) and which != newest.step:
         found = checkpoint.at(folder / CHECKPOINTS, which)
+    of_those = "" if found is newest else f", the best up to there is {name_of(found.step)}"
+    for warning in newest.warnings if isinstance(which, str) else ():
+        notice(f"{folder}: {warning}{of_those}")
     return _averaged(folder, found, average)
 
 

@@ -135,7 +135,7 @@ def open_store(
     ):
         if ours and theirs and (theirs.kind, theirs.words) != (ours.kind, ours.words):
             raise UserError(
-                f"{store.path}: expected the vocabulary of {of}, {ours.vocab_size:,} ids, "
-                f"found another, {theirs.vocab_size:,} ids"
+                f"{store.path}: expected the vocabulary of {of}, {ours.vocab_size:,} ids, found "
+                f"another, {theirs.vocab_size:,} ids: the store was prepared anew or is another"
             )
     return store

@@ -165,6 +165,17 @@ def test_report_takes_a_store_and_a_file_to_write(
     assert "no such store" in refused("report", folder, "--data", tmp_path / "absent")
 
 
+def test_report_says_where_a_store_is_not_what_was_trained_on(
+    store: Path, copy: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy("lm")
+    assert run(["report", str(folder)]) == 0 and "other contents" not in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"store_digest": "0" * 64}))
+    assert run(["report", str(folder)]) == 0
+    assert f"{store}: other contents than those" in capsys.readouterr().err
+
+
 def test_report_of_an_exported_model_goes_where_it_is_told(
     exported: Path, tmp_path: Path, said: Ask, refused: Ask
 ) -> None:
