@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from lvtrain.config import check
@@ -133,6 +132,12 @@ def _evaluate_translator(
     figures: Figures = {**_parameters(model), "split": name, "sentences": len(sources)}
     # Sentences that prepare dropped are not among those; what is left is easier.
     figures["dropped_too_long"] = model.store.info.splits[name].dropped.get("too_long", 0)
+    if unknown := translation.unknown_words(references):
+        figures["unknown_words"] = unknown
+        notice(
+            f"{model.store.path}: split '{name}': {100 * unknown:.3g} % of the words of the "
+            "references are out of the vocabulary: no translation matches them"
+        )
     figures |= translation.scores(found, references)
     if baseline is not None:
         tell("translating with the baseline")
@@ -141,16 +146,18 @@ def _evaluate_translator(
         figures |= {f"baseline_{name}": of for name, of in _parameters(baseline).items()}
     grammar = embedded_grammar(shuffled(sources, 0))
     if grammar is not None:
+        # Words out of the vocabulary leave a sentence without a translation that is known.
+        known = [s for s in shuffled(sources, config.seed) if grammar.is_grammatical(s)]
+        if len(known) < len(sources):
+            figures["known_sources"] = len(known) / len(sources)
         figures["valid"] = translation.validity(found, sources, grammar)
         if config.draws:
-            # Words out of the vocabulary leave a sentence without a translation that is known.
-            known = filter(grammar.is_grammatical, shuffled(sources, config.seed))
-            chosen = list(islice(known, config.sources))
+            chosen = known[: config.sources]
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
             drawing = replace(how, sample=True, search=replace(how.search, nbest=config.draws))
             drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
             figures |= translation.mass(drawn, chosen, grammar)
-    triples = list(zip(sources, references, found, strict=True))
+    triples = list(zip(sources, map(translation.readable, references), found, strict=True))
     return Evaluation(_finite(figures), found, [], [], shuffled(triples, config.seed))
 
 

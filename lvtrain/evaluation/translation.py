@@ -8,26 +8,35 @@ translator learns can be measured: of translations drawn from it,
 
 Likelihood asks for coverage, whatever it costs in precision; a reward or a discriminator asks for
 precision, and is content with one translation.
+
+References are read from a store, which does not know the words out of its vocabulary. No
+translation can write these, and one that says `<unk>` has not: in references they are UNKNOWN,
+which matches nothing. To BLEU a word of a reference is one that matches or one more, so it is
+exactly that against the text; to chrF each such word is one character that no translation has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest, Result
 
 from lvtrain.data.batches import Batch, Rows, sequential
-from lvtrain.data.tokenizer import Tokenizer
+from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.evaluation.sentences import ids, target_ids
 from lvtrain.generation.translate import TranslateConfig, Translator, greedy, limits_of
 from lvtrain.grammar.grammar import Grammar
 from lvtrain.systems.seq2seq import Seq2Seq
 
 Figures = dict[str, Any]
+
+UNKNOWN: Final = "\udfff"
+"""A word of a reference that is out of the vocabulary: half a surrogate pair, of which no text and
+no translation can be."""
 
 _BATCH = 256
 # What sacrebleu calls the metrics.
@@ -69,9 +78,11 @@ def compare(
 
 
 def validity(translations: Sequence[str], sources: Sequence[str], grammar: Grammar) -> float:
-    """Share of the translations that are valid."""
+    """Share of the translations that are valid, among those of grammatical sources: of a source
+    with words out of the vocabulary it is not known which are."""
     pairs = zip(sources, translations, strict=True)
-    return sum(grammar.is_valid_translation(*pair) for pair in pairs) / max(1, len(sources))
+    known = [pair for pair in pairs if grammar.is_grammatical(pair[0])]
+    return sum(grammar.is_valid_translation(*pair) for pair in known) / max(1, len(known))
 
 
 def mass(
@@ -91,10 +102,32 @@ def mass(
 def pairs_of(
     split: Rows, source: Tokenizer, target: Tokenizer, limit: int | None = None, seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """The sentences of a split, or so many of them, and their references."""
+    """The sentences of a split, or so many of them, and their references, as `references_of`."""
     limit = None if limit is None or limit >= split.rows else limit
     batches = list(sequential(split, _BATCH, limit_rows=limit, seed=seed))
-    return source.decode_batch(ids(batches)), target.decode_batch(target_ids(batches))
+    return source.decode_batch(ids(batches)), references_of(batches, target)
+
+
+def references_of(batches: Iterable[Batch], target: Tokenizer) -> list[str]:
+    """The parallel sides of batches, with UNKNOWN for each word out of the vocabulary."""
+    texts = target.decode_batch(target_ids(batches))
+    if target.kind != "words":  # pieces spell every word, `<unk>` too
+        return texts
+    unknown = SPECIALS[UNK]
+    return [
+        " ".join(UNKNOWN if word == unknown else word for word in text.split()) for text in texts
+    ]
+
+
+def readable(reference: str) -> str:
+    """A reference as it is shown, `<unk>` for each word out of the vocabulary."""
+    return reference.replace(UNKNOWN, SPECIALS[UNK])
+
+
+def unknown_words(references: Sequence[str]) -> float:
+    """Share of the words of references that are out of the vocabulary."""
+    words = sum(len(reference.split()) for reference in references)
+    return sum(reference.count(UNKNOWN) for reference in references) / max(1, words)
 
 
 def validate(

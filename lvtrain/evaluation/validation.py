@@ -17,7 +17,7 @@ from lvtrain.evaluation import latent, reconstruction, translation
 from lvtrain.evaluation.grammar import embedded_grammar
 from lvtrain.evaluation.ngram import ngram_perplexity
 from lvtrain.evaluation.perplexity import negative_log_likelihood, perplexity
-from lvtrain.evaluation.sentences import ids, shuffled, target_ids
+from lvtrain.evaluation.sentences import ids, shuffled
 from lvtrain.generation.decode import DecodeConfig, decode
 from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem, System
@@ -66,7 +66,7 @@ def validation(
         ARAE             reverse_ngram, the perplexity of real sentences under a trigram model of
                          generated ones: the figure that falls with both their quality and variety
         translator       missing_bleu, 100 − BLEU of greedy translations; on the embedded grammar,
-                         invalid, the share of them that are not valid
+                         invalid, the share of those of grammatical sources that are not valid
 
     `target` is the vocabulary of the parallel side, which a translator needs.
     """
@@ -75,7 +75,7 @@ def validation(
     texts = tokenizer.decode_batch(sentences)
     words = sum(len(text.split()) + 1 for text in texts)
     grammar = embedded_grammar(shuffled(texts, 0))
-    references = target.decode_batch(target_ids(kept)) if target else []
+    references = translation.references_of(kept, target) if target else []
     key = Key(seed=config.train.seed, step=ONCE, path=("validation",))
 
     def figures(step: int) -> dict[str, float]:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lvtrain.data.tokenizer import UNK
+
 ORDER = 4
 
 
@@ -21,13 +23,15 @@ def sentence_bleu(
         min(1, exp(1 − r/h)) · (∏ p_n)^{1/N},   p_n = clipped matches / n-grams of the hypothesis
 
     The k-th order without a match has 1/2ᵏ of one (Chen & Cherry 2014, method 3), and orders longer
-    than the hypothesis are left out: sacrebleu's `sentence_bleu`. A row without a match is 0.
+    than the hypothesis are left out: sacrebleu's `sentence_bleu`. A row without a match is 0. An
+    unknown word of a reference is one that no hypothesis has, `<unk>` least of all.
 
     An n-gram is clipped where it stands: its k-th occurrence in the hypothesis matches if the
     reference has it k times. So all counting is of pairs of places with equal n-grams, and n-grams
     are equal where their first words and the (n − 1)-grams after these are.
     """
     own, reference = (_real(hypotheses, hypothesis_lengths), _real(references, reference_lengths))
+    reference = reference & (F.pad(references, (0, ORDER - 1)) != UNK)
     words = F.pad(hypotheses, (0, ORDER - 1))
     word_self = (words[:, :, None] == words[:, None]) & own[:, :, None]
     word_both = (words[:, :, None] == F.pad(references, (0, ORDER - 1))[:, None]) & own[:, :, None]

@@ -53,6 +53,16 @@ _KNOWN: dict[str, tuple[str, str, bool | None]] = {
     "iw_perplexity": ("IW perplexity", "importance-weighted, of held-out text", False),
     "mutual_information": ("Mutual information", "of sentence and code, in nats", True),
     "active_units": ("Active units", "dimensions of the code that vary with the sentence", True),
+    "unknown_words": (
+        "Unknown words",
+        "share of the references' words that are out of the vocabulary, and match nothing",
+        False,
+    ),
+    "known_sources": (
+        "Known sources",
+        "share without words out of the vocabulary, which valid, precision and coverage are of",
+        None,
+    ),
     "wasserstein": ("Wasserstein", "the critic's estimate, real against generated codes", None),
     "gradient_norm": ("Gradient norm", "before clipping", None),
     "code_norm": ("Norm of real codes", "mean", None),

@@ -18,6 +18,7 @@ import torch
 import lvtrain
 from lvtrain.cli import run as lvtrain_run
 from lvtrain.errors import UserError
+from lvtrain.evaluation.translation import scores
 from lvtrain.grammar.grammar import Grammar
 from lvtrain.model import Model
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
@@ -205,7 +206,7 @@ def test_a_baseline_of_other_words_is_told_of(
         argv = ["evaluate", translators["tiny-transformer"], "--baseline", folder, "--draws", "0",
                 "--out", tmp_path / "figures"]  # fmt: skip
         assert lvtrain_run([str(a) for a in argv]) == 0
-        warned = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
+        warned = [w for w in capsys.readouterr().err.splitlines() if "--baseline" in w]
         assert [f"--baseline {folder}: has other vocabularies" in w for w in warned] == [
             True
         ] * said
@@ -220,6 +221,35 @@ def test_sentences_that_were_dropped_as_too_long_are_counted(tmp_path: Path, sai
                   batch_size=8, validate_every=0, tensorboard=False)  # fmt: skip
     figures = json.loads(said("evaluate", tmp_path / "run", "--draws", "0", "--json"))
     assert (figures["sentences"], figures["dropped_too_long"]) == (9, 1)
+
+
+def test_figures_of_a_small_vocabulary_are_those_against_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, targets = zip(*Grammar().sample_pairs(120, seed=3), strict=True)
+    pairs = Sentences(texts=texts, targets=targets)
+    prepare_sentences(
+        pairs, pairs, config=PrepareConfig(vocab_size=80, target_vocab_size=9),
+        out=tmp_path / "store",
+    )  # fmt: skip
+    lvtrain.train("seq2seq", tmp_path / "store", tmp_path / "run", preset="tiny", steps=60,
+                  batch_size=32, validate_every=0, tensorboard=False)  # fmt: skip
+    model = lvtrain.load(tmp_path / "run")
+    written = dict(zip(texts, model.translate(texts, beam=5), strict=True))
+    assert any("<unk>" in line for line in written.values()), "or there is nothing to see"
+    capsys.readouterr()
+    assert lvtrain_run(["evaluate", str(tmp_path / "run"), "--draws", "0", "--json"]) == 0
+    found = capsys.readouterr()
+    figures = json.loads(found.out)
+    assert figures["bleu"] == pytest.approx(scores(list(written.values()), targets)["bleu"])
+    words = " ".join(targets).split()
+    known = set(model.target_tokenizer.words)
+    assert figures["unknown_words"] == sum(w not in known for w in words) / len(words)
+    (warned,) = [line for line in found.err.splitlines() if "warning" in line]
+    assert f"{100 * figures['unknown_words']:.3g} % of the words of the references" in warned
+    assert 0 < figures["known_sources"] < 1
+    triples = json.loads((tmp_path / "run" / "translations.json").read_text())
+    assert any("<unk>" in reference for _, reference, _ in triples)
 
 
 def test_a_flag_that_says_nothing_of_a_system_is_refused(

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from lvtrain.evaluation.translation import compare, mass, scores, validity
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvtrain.config import RunConfig, TrainConfig
+from lvtrain.data.batches import sequential
+from lvtrain.data.store import Store
+from lvtrain.data.tokenizer import UNK, Tokenizer
+from lvtrain.evaluation.sentences import FlatSplit, ids
+from lvtrain.evaluation.translation import (
+    UNKNOWN,
+    compare,
+    mass,
+    pairs_of,
+    readable,
+    references_of,
+    scores,
+    unknown_words,
+    validity,
+)
+from lvtrain.evaluation.validation import validation
 from lvtrain.grammar.grammar import Grammar
+from lvtrain.modules.rnnsearch import RNNSearch
+from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
+from lvtrain.systems.seq2seq import Seq2Seq, Seq2SeqConfig
+from lvtrain.text.sources import Sentences
 
 REFERENCES = [f"the {a} cat sat on the {b} mat" for a in ("old", "new", "red") for b in "xyz"] * 4
 
@@ -38,3 +63,75 @@ def test_precision_and_coverage_count_valid_translations() -> None:
         "precision": 1.0, "coverage": 0.5, "true_coverage": 1 - 0.5**2
     }  # fmt: skip
     assert validity([one, "no"], [source, source], grammar) == 0.5
+    unknown = source.replace(source.split()[1], "<unk>")
+    assert validity([one, one], [source, unknown], grammar) == 1.0, "nobody knows of the second"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, str]]:
+    """A store whose target vocabulary lacks many words, and what its sentences translate."""
+    path = tmp_path_factory.mktemp("small") / "store"
+    of = dict(Grammar().sample_pairs(120, seed=3))
+    pairs = Sentences(texts=tuple(of), targets=tuple(of.values()))
+    config = PrepareConfig(target_vocab_size=12)
+    prepare_sentences(pairs, pairs, config=config, out=path)
+    return Store.open(path), of
+
+
+def test_scores_are_those_against_the_text_whatever_the_store_knows_of_it(
+    small: tuple[Store, dict[str, str]],
+) -> None:
+    store, of = small
+    assert store.target_tokenizer is not None
+    target = store.target_tokenizer
+    sources, references = pairs_of(store.split("valid"), store.tokenizer, target)
+    texts = [of[source] for source in sources]
+    # The best that the vocabulary allows, with <unk> wherever the store has it.
+    found = target.decode_batch(target.encode_batch(texts))
+    assert list(map(readable, references)) == found != texts
+    unknown = " ".join(found).split().count("<unk>")
+    assert unknown_words(references) == unknown / len(" ".join(texts).split()) > 0.1
+    real, judged = scores(found, texts), scores(found, references)
+    assert judged["bleu"] == real["bleu"] < 50 and judged["chrf"] < 90
+    half = [text.rpartition(" ")[0] for text in found]
+    against = compare(half, found, texts), compare(half, found, references)
+    assert against[0]["bleu_gain"] == against[1]["bleu_gain"] != 0
+
+
+@given(st.data())
+def test_bleu_is_that_against_the_text(data: st.DataObject) -> None:
+    words = st.lists(st.sampled_from(["a", "b", "c", "x", "y", "z"]), min_size=1, max_size=8)
+    texts = data.draw(st.lists(words.map(" ".join), min_size=1, max_size=4))
+    written = st.lists(st.sampled_from(["a", "b", "c", "<unk>"]), max_size=8).map(" ".join)
+    found = [data.draw(written) for _ in texts]
+    references = [" ".join(w if w in "abc" else UNKNOWN for w in t.split()) for t in texts]
+    assert scores(found, references)["bleu"] == scores(found, texts)["bleu"]
+
+
+def test_pieces_spell_what_looks_like_an_unknown_word() -> None:
+    tokenizer = Tokenizer.train_bpe(["a b"], vocab_size=257)
+    rows = FlatSplit.of(tokenizer.encode_batch(["a <unk> b"]))
+    (batch,) = sequential(rows, 1)
+    parallel = replace(batch, targets=batch.tokens, target_lengths=batch.lengths)
+    assert references_of([parallel], tokenizer) == ["a <unk> b"]
+    assert tokenizer.decode_batch(ids([batch])) == ["a <unk> b"]
+
+
+def test_a_translator_that_writes_unknown_words_is_not_selected_for_it(
+    small: tuple[Store, dict[str, str]],
+) -> None:
+    store, _ = small
+    assert store.target_tokenizer is not None
+    target = store.target_tokenizer
+    model = Seq2SeqConfig(embedding=4, hidden=4)
+    system = Seq2Seq(model, store.tokenizer.vocab_size, target.vocab_size)
+    assert isinstance(system.network, RNNSearch)
+    with torch.no_grad():
+        system.network.output.zero_()
+        system.network.output_bias[UNK] = 9.0
+    config = RunConfig(
+        system="seq2seq", model=model, train=TrainConfig(), store=store.path,
+        store_digest=store.digest, vocab_size=store.tokenizer.vocab_size, max_words=20,
+    )  # fmt: skip
+    figures = validation(system, config, store.split("valid"), store.tokenizer, target)(0)
+    assert figures["bleu"] == 0 and figures["missing_bleu"] == 100

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvtrain.data.tokenizer import UNK
 from lvtrain.objectives.sentence_bleu import sentence_bleu
 
 SENTENCE = st.lists(st.integers(0, 3), max_size=9)
@@ -21,7 +22,8 @@ def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def judged(hypothesis: list[int], reference: list[int]) -> float:
-    said, expected = (" ".join(f"w{i}" for i in row) for row in (hypothesis, reference))
+    said = " ".join(f"w{i}" for i in hypothesis)
+    expected = " ".join("another" if i == UNK else f"w{i}" for i in reference)
     return sacrebleu.sentence_bleu(said, [expected], tokenize="none").score / 100
 
 
@@ -33,7 +35,7 @@ def test_every_row_has_sacrebleus_score(pairs: list[tuple[list[int], list[int]]]
 
 
 def test_the_very_sentence_has_one_and_strangers_none() -> None:
-    row = torch.arange(6)[None]
+    row = torch.arange(4, 10)[None]
     length = torch.tensor([6])
     assert sentence_bleu(row, length, row, length).item() == pytest.approx(1.0)
     assert sentence_bleu(row, length, row + 10, length).item() == 0.0
