@@ -31,7 +31,8 @@ _OF_GENERATION = (
 class EvaluateArguments:
     """Measure a run: reverse and forward perplexity by a language model, reconstruction, diversity,
     the latent space; of a translator, BLEU and chrF; on the embedded grammar, exact figures.
-    Writes evaluation.json, samples and report.html into the run folder; of an exported model, only
+    Writes evaluation.json, samples and report.html into the run folder, and of a translator
+    translations.tsv: source, reference and translation, a line each. Of an exported model, only
     where --out says."""
 
     run: tyro.conf.Positional[Path]

@@ -43,7 +43,7 @@ class Evaluation(NamedTuple):
     interpolations: list[list[str]]
     """Sentences on the way from one to another."""
     translations: Sequence[tuple[str, str, str]] = ()
-    """Sources, references, translations."""
+    """Sources, references, translations, in the order of the split."""
 
 
 def evaluate(
@@ -158,7 +158,7 @@ def _evaluate_translator(
             drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
             figures |= translation.mass(drawn, chosen, grammar)
     triples = list(zip(sources, map(translation.readable, references), found, strict=True))
-    return Evaluation(_finite(figures), found, [], [], shuffled(triples, config.seed))
+    return Evaluation(_finite(figures), found, [], [], triples)
 
 
 def _tell_of_other(baseline: Model, model: Model) -> None:

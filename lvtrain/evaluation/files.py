@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lvtrain.evaluation.evaluate import Evaluation
+from lvtrain.evaluation.sentences import shuffled
 from lvtrain.generation.weights import replacing
 
 _SAMPLES, _RECONSTRUCTIONS, _TRANSLATIONS = 100, 50, 50
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write evaluation.json, samples.txt, reconstructions.json and interpolations.json, or of a
-    translator translations.json instead of the two, and all of its translations in the order of
-    the split as translations.txt; each whole or not at all. Raises OSError where the file system
-    refuses."""
+    """Write evaluation.json, samples.txt, reconstructions.json and interpolations.json, each whole
+    or not at all.
+
+    Of a translator, instead of the last two, translations.tsv: source, reference and translation of
+    every sentence, in an order of the store's own; and translations.json, a choice of them. Raises
+    OSError where the file system refuses.
+    """
     samples = evaluation.samples[:_SAMPLES]
     files = {
         "evaluation.json": _json(evaluation.figures),
@@ -26,11 +31,16 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     }
     if evaluation.translations:
         files = {name: files[name] for name in ("evaluation.json", "samples.txt")}
-        files["translations.json"] = _json(evaluation.translations[:_TRANSLATIONS])
-        files["translations.txt"] = "".join(f"{sentence}\n" for sentence in evaluation.samples)
+        files["translations.json"] = _json(shuffled(evaluation.translations, 0)[:_TRANSLATIONS])
+        files["translations.tsv"] = "".join(map(_tabbed, evaluation.translations))
     for name, text in files.items():
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
+
+
+def _tabbed(sentences: Sequence[str]) -> str:
+    """A line; pieces of bytes may spell white space, which must not part what is one sentence."""
+    return "\t".join(" ".join(sentence.split()) for sentence in sentences) + "\n"
 
 
 def _json(value: Any) -> str:

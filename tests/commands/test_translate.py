@@ -188,9 +188,23 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     triples = json.loads((run / "translations.json").read_text())
     assert all(len(triple) == 3 for triple in triples)
     assert "Translations" in (run / "report.html").read_text()
-    every = (run / "translations.txt").read_text().splitlines()
-    assert len(every) == 60 and {triple[2] for triple in triples} <= set(every)
-    assert (run / "samples.txt").read_text().splitlines() == every
+    rows = (run / "translations.tsv").read_text().splitlines()
+    every = [row.split("\t") for row in rows]
+    assert len(every) == 60 and all(triple in every for triple in triples)
+    sources, references = [source for source, _, _ in every], [real for _, real, _ in every]
+    model = Model.load(run)
+    assert model.target_tokenizer and model.translate(sources) == [
+        translation for _, _, translation in every
+    ]
+    of_valid = zip(*Grammar().sample_pairs(660, seed=0)[600:], strict=True)
+    as_known = [
+        tokenizer.decode_batch(tokenizer.encode_batch(lines))
+        for tokenizer, lines in zip(
+            (model.tokenizer, model.target_tokenizer), of_valid, strict=True
+        )
+    ]
+    assert sorted(zip(sources, references, strict=True)) == sorted(zip(*as_known, strict=True))
+    assert (run / "samples.txt").read_text().splitlines() == [row[2] for row in every]
 
 
 def test_a_baseline_of_other_words_is_told_of(
