@@ -44,3 +44,9 @@ class EvaluateConfig:
     `sources`, to see how many are valid and how many of the valid ones occur; 0 for none."""
     sources: Count = 200
     """Sentences that those are drawn for."""
+
+    def conflict(self) -> str | None:
+        """What is wrong with the fields together."""
+        if (nbest := self.translate.search.nbest) != 1:
+            return f"--translate.nbest {nbest}: expected 1, the best translation, which is measured"
+        return None

@@ -17,6 +17,7 @@ from lvtrain.evaluation.grammar import embedded_grammar, grammar_scores
 from lvtrain.evaluation.perplexity import Judge, Progress
 from lvtrain.evaluation.sentences import part, read, shuffled
 from lvtrain.evaluation.validation import ONCE, batches_of, codes_of, evaluating
+from lvtrain.generation.beam import BeamConfig
 from lvtrain.model import Model
 from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem
@@ -154,7 +155,7 @@ def _evaluate_translator(
         if config.draws:
             chosen = known[: config.sources]
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
-            drawing = replace(how, sample=True, search=replace(how.search, nbest=config.draws))
+            drawing = replace(how, sample=True, search=BeamConfig(nbest=config.draws))
             drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
             figures |= translation.mass(drawn, chosen, grammar)
     triples = list(zip(sources, map(translation.readable, references), found, strict=True))

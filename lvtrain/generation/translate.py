@@ -53,7 +53,7 @@ class TranslateConfig:
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""
-        search = self.search
+        search, usual = self.search, BeamConfig()
         if search.nbest > search.beam and not self.sample:
             return f"--nbest: expected at most the --beam {search.beam}, found {search.nbest}"
         for name, value, none in (
@@ -63,6 +63,11 @@ class TranslateConfig:
         ):
             if value != none and not self.sample:
                 return f"--{name} {value}: expected with --sample, which it is of"
+        for name in ("beam", "length_penalty", "coverage_penalty"):
+            value = getattr(search, name)
+            if value != getattr(usual, name) and self.sample:
+                flag = name.replace("_", "-")
+                return f"--{flag} {value}: expected without --sample, which does not search"
         return None
 
 

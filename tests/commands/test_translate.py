@@ -121,6 +121,14 @@ def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> N
         "translate", run, "a", "--temperature", "0.5"
     )
     assert "--seed 1: expected with --sample" in refused("translate", run, "a", "--seed", "1")
+    for flag, value in ("--beam", "8"), ("--length-penalty", "3.0"), ("--coverage-penalty", "9.0"):
+        assert f"{flag} {value}: expected without --sample" in refused(
+            "translate", run, "a", "--sample", flag, value
+        )
+    assert "--translate.beam 8: expected without --translate.sample" in refused(
+        "evaluate", run, "--translate.sample", "--translate.beam", "8"
+    )
+    assert "--translate.nbest 4: expected 1" in refused("evaluate", run, "--translate.nbest", "4")
     assert "config.json: expected the folder of a run, found a file" in refused(
         "translate", run / "config.json"
     )
@@ -175,14 +183,15 @@ def test_figures_of_averaged_parameters_say_so(
 
 def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     run, other = translators["tiny"], translators["tiny-transformer"]
-    ask = ("evaluate", run, "--baseline", other, "--draws", "3", "--sources", "5", "--json")
+    ask = ("evaluate", run, "--baseline", other, "--draws", "3", "--sources", "5", "--json",
+           "--translate.beam", "3")  # fmt: skip
     figures = json.loads(said(*ask))
     assert {"bleu", "chrf", "valid", "precision", "coverage", "bleu_p"} <= figures.keys()
     assert "tok:none" in figures["bleu_signature"] and figures["chrf_signature"]
     assert figures["sentences"] == 60 and all(
         math.isfinite(value) for value in figures.values() if isinstance(value, float)
     )
-    theirs = json.loads(said("evaluate", other, "--draws", "0", "--json"))
+    theirs = json.loads(said("evaluate", other, "--draws", "0", "--json", *ask[-2:]))
     assert figures["baseline_bleu"] == pytest.approx(theirs["bleu"])
     assert figures["baseline_step"] == theirs["step"]
     triples = json.loads((run / "translations.json").read_text())
@@ -193,7 +202,7 @@ def test_evaluate_measures_and_compares(translators: Runs, said: Ask) -> None:
     assert len(every) == 60 and all(triple in every for triple in triples)
     sources, references = [source for source, _, _ in every], [real for _, real, _ in every]
     model = Model.load(run)
-    assert model.target_tokenizer and model.translate(sources) == [
+    assert model.target_tokenizer and model.translate(sources, beam=3) == [
         translation for _, _, translation in every
     ]
     of_valid = zip(*Grammar().sample_pairs(660, seed=0)[600:], strict=True)
