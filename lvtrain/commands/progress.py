@@ -26,7 +26,9 @@ def shown() -> Iterator[Callable[[int, int, str, int], None]]:
 
     columns = (TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(),
                TextColumn("{task.fields[rate]}"), Left())  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    # What a command prints is its own, unless it would break the bar.
+    redirect = bool(sys.stdout) and sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task("reading", rate="")
         clock = _Clock()
 

@@ -1,10 +1,56 @@
-"""What is said of long work where standard error is a file."""
+"""What is said of long work, on a terminal and where standard error is a file."""
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from lvtrain.cli import run
 from lvtrain.commands import progress
+
+Beside = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def beside_a_terminal(tmp_path: Path) -> Beside:
+    """A command line, with standard error on a terminal, to what it writes into a file and what
+    the terminal shows."""
+
+    def ask(*argv: str | Path, stdin: Path = Path(os.devnull)) -> tuple[str, str]:
+        ours, theirs = pty.openpty()
+        with (tmp_path / "out").open("w") as out, stdin.open() as given:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lvtrain", *map(str, argv)],
+                stdin=given, stdout=out, stderr=theirs, env=os.environ | {"TERM": "xterm"},
+            )  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 1 << 16)
+            except OSError:  # how a terminal says that nobody writes to it any more
+                break
+        os.close(ours)
+        assert process.wait() == 0
+        return (tmp_path / "out").read_text(), shown.decode()
+
+    return ask
+
+
+def test_a_bar_on_the_terminal_takes_nothing_of_what_goes_to_a_file(
+    beside_a_terminal: Beside, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["grammar", "--num", "5"]) == 0
+    expected = capsys.readouterr().out
+    assert expected.count("\n") == 5
+    out, shown = beside_a_terminal("grammar", "--num", "5")
+    assert out == expected and "100%" in shown and expected.split("\n")[0] not in shown
 
 
 def test_the_time_left_follows_from_the_rate_since_the_phase_began(
