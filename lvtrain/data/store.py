@@ -240,11 +240,18 @@ class Store:
     """A prepared corpus: its splits, its tokenisers and what is known of it."""
 
     def __init__(
-        self, path: Path | Uri, info: StoreInfo, tokenizer: Tokenizer, cache: Cache | None = None
+        self,
+        path: Path | Uri,
+        info: StoreInfo,
+        tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer | None,
+        cache: Cache | None = None,
     ) -> None:
         self.path = path
         self.info = info
         self.tokenizer = tokenizer
+        self.target_tokenizer = target_tokenizer
+        """The vocabulary of the parallel side."""
         self._cache = cache
 
     @classmethod
@@ -262,13 +269,14 @@ class Store:
         """
         root = place(path)
         info = read_index(root)
+        tokenizer = _read_tokenizer(root, info, TOKENIZER)
+        target = _read_tokenizer(root, info, TARGET_TOKENIZER) if info.parallel else None
         if isinstance(root, Uri):
-            cache = cache or Cache(own_folder("shards"))
-            store = cls(root, info, _read_tokenizer(root, info, TOKENIZER), cache)
+            store = cls(root, info, tokenizer, target, cache or Cache(own_folder("shards")))
             if verify == "full":
                 store.verify()
             return store
-        store = cls(root, info, _read_tokenizer(root, info, TOKENIZER))
+        store = cls(root, info, tokenizer, target)
         if verify == "full" or (verify == "auto" and store.bytes <= HASHED_BYTES):
             store.verify()
         for split in info.splits.values():
@@ -290,13 +298,6 @@ class Store:
     def digest(self) -> str:
         """SHA-256 that names the contents, for checkpoints to compare."""
         return self.info.digest
-
-    @cached_property
-    def target_tokenizer(self) -> Tokenizer | None:
-        """The vocabulary of the parallel side."""
-        if not self.info.parallel:
-            return None
-        return _read_tokenizer(self.path, self.info, TARGET_TOKENIZER)
 
     def split(self, name: str) -> Split:
         """Return a split. Raises UserError if there is none of that name."""

@@ -144,7 +144,7 @@ def test_a_changed_byte_anywhere_is_found_and_named(
             place = content.index(b'"rows"') + 8
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(UserError) as error:
-            assert Store.open(broken, verify=verify).target_tokenizer is None
+            Store.open(broken, verify=verify)
         assert str(file) in str(error.value) or file.name == "store.json"
         assert "\n" not in str(error.value)
         file.write_bytes(content)
@@ -310,10 +310,11 @@ def test_what_is_missing_from_a_store_is_named(path: Path, tmp_path: Path) -> No
     index.mkdir()
     with pytest.raises(UserError, match="store.json: cannot be read: Is a directory"):
         Store.open(broken)
-    broken = copy(path, tmp_path / "other")
-    (broken / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="tokenizer.json: no such file, expected the tokenizer"):
-        Store.open(broken)
+    for name in ("tokenizer.json", "target_tokenizer.json"):
+        broken = copy(path, tmp_path / "other")
+        (broken / name).unlink()
+        with pytest.raises(UserError, match=f"/{name}: no such file, expected the tokenizer"):
+            Store.open(broken, verify="size")
 
 
 def test_figures_are_plain_json(path: Path) -> None:
