@@ -67,7 +67,8 @@ class StoreInfo:
     settings: Mapping[str, Any]
     """The configuration that the store was prepared with."""
     threshold: int | None = None
-    """Training sentences with a hash below it are for validation; not known in version 1."""
+    """Sentences added for training with a hash below it are for validation; not known in version
+    1. Those of a small corpus may have been parted by another, so that no split is empty."""
 
     @property
     def parallel(self) -> bool:

@@ -19,7 +19,7 @@ from lvtrain.data.location import Uri
 from lvtrain.data.store import Store, read_index
 from lvtrain.errors import UserError
 from lvtrain.prepare.config import PrepareConfig
-from lvtrain.prepare.inputs import check_alike, key_of, names_of, sorter_of
+from lvtrain.prepare.inputs import check_alike, key_of, names_of, sorter_of, threshold_of
 from lvtrain.prepare.sending import sent_folder
 from lvtrain.prepare.stages import SPLITS, Progress, Work
 from lvtrain.prepare.workers import Processes, Workers, cores, enough_memory
@@ -61,7 +61,8 @@ def append(
             raise UserError(f"{out}: changed meanwhile by another process, expected it as it was")
         work = Work(workers or processes, folder, config, progress)
         # Files of the validation split make no difference to what else is in it.
-        sorter = sorter_of(config, threshold)
+        # A threshold moved for a sentence of a small corpus stands in older stores' indices.
+        sorter = sorter_of(config, min(threshold, threshold_of(config)))
         tasks = work.tasks(sources, sorter)
         # At least two bytes a word, of which there is one in at most so many bytes of text.
         work.check_space(sum(source.bytes for source in sources.values()) // 8)

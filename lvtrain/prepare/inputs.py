@@ -67,6 +67,11 @@ def _source(
     )
 
 
+def threshold_of(config: PrepareConfig) -> int:
+    """Return the hash below which the share of sentences for validation lies."""
+    return round(config.valid_fraction * HASH_RANGE)
+
+
 def sorter_of(config: PrepareConfig, threshold: int) -> Sorter:
     """Return what decides the split of each sentence, training sentences with a hash below the
     threshold being for validation."""

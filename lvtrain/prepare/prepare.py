@@ -22,10 +22,16 @@ from lvtrain.errors import UserError
 from lvtrain.prepare.append import append
 from lvtrain.prepare.config import PrepareConfig, check_files, check_settings
 from lvtrain.prepare.counts import most_frequent, total
-from lvtrain.prepare.inputs import check_alike, key_of, names_of, sorter_of, sources_of
+from lvtrain.prepare.inputs import (
+    check_alike,
+    key_of,
+    names_of,
+    sorter_of,
+    sources_of,
+    threshold_of,
+)
 from lvtrain.prepare.passes import Readable, Tally
 from lvtrain.prepare.sending import sent_folder
-from lvtrain.prepare.sorter import HASH_RANGE
 from lvtrain.prepare.stages import Progress, Work
 from lvtrain.prepare.workers import Here, Processes, Workers, cores, enough_memory
 from lvtrain.text.sources import Sentences
@@ -101,8 +107,8 @@ def _build(
     """Carry out all stages, the index of the store last."""
     config = work.config
     check_alike(sources)
-    held_out = 0.0 if "valid" in sources else config.valid_fraction
-    tasks = work.tasks(sources, sorter_of(config, round(held_out * HASH_RANGE)))
+    threshold = 0 if "valid" in sources else threshold_of(config)
+    tasks = work.tasks(sources, sorter_of(config, threshold))
     seen = work.count(tasks)
     tokenizers = work.tokenizers(seen, sources["train"].name)
     sizes = {name: tokenizer.vocab_size for name, tokenizer in tokenizers.items()}
@@ -128,7 +134,8 @@ def _build(
         tokenizers={name: sha256(work.result / name) for name in tokenizers},
         sources=names,
         settings=config.settings,
-        threshold=seen.sorter.threshold,
+        # Not one that was moved for a sentence of a small corpus: that is for it alone.
+        threshold=threshold,
     )
     # Names of files need not be UTF-8: what is not becomes an escape of JSON's.
     (work.result / INDEX).write_text(info.to_json(), "utf-8", errors="backslashreplace")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -71,6 +73,27 @@ def test_files_for_validation_leave_the_split_of_other_sentences_as_it_is(
     assert before & set(SECOND)
     assert not before & set(sentences(grown, "train"))
     assert set(FIRST[600:620]) <= set(sentences(grown, "valid"))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_a_tiny_store_holds_out_says_nothing_of_what_is_added(
+    tmp_path: Path, older: bool
+) -> None:
+    lines = list(dict.fromkeys(Grammar().sample(6000, seed=2)))
+    for name, some in (("first", lines[:10]), ("second", lines[10:])):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in some))
+    out = tmp_path / "store"
+    first = prepare(PrepareConfig(files=(str(tmp_path / "first"),)), out, workers=Here())
+    assert first.splits["valid"].sentences == 1, "that of the smallest hash, which is no 1 %"
+    (held_out,) = sentences(Store.open(out), "valid")
+    if older:  # whose index says which threshold that took
+        moved = replace(first, threshold=crc32(held_out.encode()) + 1)
+        (out / "store.json").write_text(moved.to_json())
+    add(str(tmp_path / "second"), out)
+    grown = Store.open(out)
+    added = grown.info.splits["valid"].sentences - 1
+    assert 0.006 < added / (len(lines) - 10) < 0.014
+    assert held_out in sentences(grown, "valid")
 
 
 class Killed(BaseException):
