@@ -22,6 +22,7 @@ from lvtrain.prepare.config import PrepareConfig
 from lvtrain.prepare.inputs import check_alike, key_of, names_of, sorter_of, threshold_of
 from lvtrain.prepare.sending import sent_folder
 from lvtrain.prepare.stages import SPLITS, Progress, Work
+from lvtrain.prepare.tally import check_splits
 from lvtrain.prepare.workers import Processes, Workers, cores, enough_memory
 from lvtrain.text.sources import Source
 
@@ -74,6 +75,8 @@ def append(
                 f"{sources['train'].name}: no sentences: dropped "
                 f"{reasons(dropped, config.max_words)}"
             )
+        names = {split: source.name for split, source in sources.items()}
+        check_splits(tallies, names, config.max_words, there=info.splits)
         new = work.assemble(tallies, slices, info.layout, _next_numbers(info))
         grown = replace(
             info,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,15 +19,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lvtrain.data.folder import write_whole
-from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER, SplitInfo
+from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.layout import Layout
-from lvtrain.data.shards import ShardInfo
 from lvtrain.data.spill import Slice, Spill
 from lvtrain.data.tokenizer import UNK, Tokenizer
 from lvtrain.errors import Passing, UserError
 from lvtrain.prepare.counts import WordCounts
 from lvtrain.prepare.labels import check_labels, check_number
 from lvtrain.prepare.sorter import Sorter, SplitRows
+from lvtrain.prepare.tally import Tally
 from lvtrain.prepare.workers import Advance
 from lvtrain.text.sources import Chunk, Part
 
@@ -74,7 +74,7 @@ class Task:
 
     def read(
         self, advance: Advance
-    ) -> Iterator[tuple[Chunk, dict[str, SplitRows], Counter[str], np.ndarray]]:
+    ) -> Iterator[tuple[Chunk, dict[str, SplitRows], dict[str, Counter[str]], np.ndarray]]:
         """Read the part: each chunk, and what `Sorter.sort` makes of it."""
         duplicates = self._duplicates()
         read = first = 0
@@ -152,7 +152,8 @@ def count_part(task: Task, advance: Advance) -> None:
     all_dropped: Counter[str] = Counter()
     smallest, largest = None, None
     for chunk, parts, dropped, hashes in task.read(advance):
-        all_dropped += dropped
+        for some in dropped.values():
+            all_dropped += some
         if len(hashes):
             found = int(hashes.min()), int(hashes.max())
             smallest = found[0] if smallest is None else min(smallest, found[0])
@@ -175,44 +176,6 @@ def count_part(task: Task, advance: Advance) -> None:
         "labels": None if labels is None else sorted(labels),
     }
     write_whole(out, json.dumps(record).encode())
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """Counts of one split."""
-
-    words: int = 0
-    tokens: int = 0
-    unknown: int = 0
-    target_tokens: int = 0
-    target_unknown: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-
-    def add(self, other: Tally) -> None:
-        """Add the counts of another part."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-    def info(self, shards: Sequence[ShardInfo]) -> SplitInfo:
-        """Return the record of a split of these counts and shards."""
-        return SplitInfo(
-            sentences=self.lengths.total(),
-            words=self.words,
-            tokens=self.tokens,
-            unknown=self.unknown,
-            dropped={reason: number for reason, number in sorted(self.dropped.items()) if number},
-            lengths=dict(sorted(self.lengths.items())),
-            target_tokens=self.target_tokens,
-            target_unknown=self.target_unknown,
-            shards=tuple(shards),
-        )
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Tally:
-        """Read what JSON made of the `vars` of one."""
-        lengths = Counter({int(length): rows for length, rows in record["lengths"].items()})
-        return cls(**{**record, "dropped": Counter(record["dropped"]), "lengths": lengths})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +201,8 @@ def encode_part(task: Coding, advance: Advance) -> None:
     for chunk, parts, dropped, _ in task.read(advance):
         if chunk.labels is not None:
             check_labels(chunk, chunk.labels, task.labels or ())
-        tallies[task.split].dropped += dropped
+        for split, some in dropped.items():
+            tallies.setdefault(split, Tally()).dropped += some
         for split, rows in parts.items():
             if len(rows.words):
                 _encode(task, split, rows, spill, tallies.setdefault(split, Tally()))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from lvtrain.data.checksums import sha256
 from lvtrain.data.folder import WorkFolder, new_folder, resumed_folder
-from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo, reasons
+from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo
 from lvtrain.data.layout import Layout, smallest_dtype
 from lvtrain.data.location import Uri, place, uri_of
 from lvtrain.errors import UserError
@@ -30,9 +30,10 @@ from lvtrain.prepare.inputs import (
     sources_of,
     threshold_of,
 )
-from lvtrain.prepare.passes import Readable, Tally
+from lvtrain.prepare.passes import Readable
 from lvtrain.prepare.sending import sent_folder
 from lvtrain.prepare.stages import Progress, Work
+from lvtrain.prepare.tally import check_splits
 from lvtrain.prepare.workers import Here, Processes, Workers, cores, enough_memory
 from lvtrain.text.sources import Sentences
 
@@ -122,7 +123,9 @@ def _build(
     # Once in the rows of each part, once in the shards.
     work.check_space(2 * needs)
     tallies, slices = work.encode(tasks, seen.sorter, seen.labels, layout, work.result)
-    _check_splits(tallies, sources, config.max_words)
+    check_splits(
+        tallies, {split: source.name for split, source in sources.items()}, config.max_words
+    )
     splits = work.assemble(tallies, slices, layout)
     info = StoreInfo(
         version=VERSION,
@@ -157,18 +160,3 @@ def check_shared(out: Path | Uri) -> None:
             f"--out {out}: each process has a memory of its own, expected storage that worker "
             "processes share"
         )
-
-
-def _check_splits(
-    tallies: dict[str, Tally], sources: Mapping[str, Readable], max_words: int
-) -> None:
-    """Raise UserError for a split without a sentence."""
-    if "valid" not in sources and "valid" in tallies and not tallies["valid"].lengths:
-        # Sentences held out by hash, each of too many pieces.
-        tallies["train"].dropped += tallies.pop("valid").dropped
-    for name, tally in tallies.items():
-        if not tally.lengths:
-            said = reasons(tally.dropped, max_words)
-            raise UserError(
-                f"{sources[name].name}: no sentences in the {name} split: dropped {said}"
-            )

@@ -62,20 +62,31 @@ class Sorter:
 
     def sort(
         self, chunk: Chunk, split: str, duplicate: np.ndarray | None = None
-    ) -> tuple[dict[str, SplitRows], Counter[str], np.ndarray]:
-        """Return the rows of each split, the sentences dropped by reason, the hashes seen."""
+    ) -> tuple[dict[str, SplitRows], dict[str, Counter[str]], np.ndarray]:
+        """Return the rows of each split, those dropped of each by reason, the hashes of the kept.
+
+        What is dropped is of the split that it would have gone to; an empty line, which is no
+        sentence to be held out, of that of its file.
+        """
         rows, empty, too_long = self.rows(chunk)
         keep = ~(empty | too_long)
-        dropped = Counter({"empty": int(empty.sum()), "too_long": int(too_long.sum())})
+        reasons = {"too_long": too_long}
         if duplicate is not None:
-            dropped["duplicate"] = int((keep & duplicate).sum())
+            reasons["duplicate"] = keep & duplicate
             keep &= ~duplicate
-        dropped = +dropped
-        if split != "train" or not self.threshold:
-            return {split: rows.only(keep)}, dropped, np.empty(0, dtype=np.int64)
-        hashes = rows.words.hashes(self.seed)
-        held_out = hashes < self.threshold
-        parts = {"train": rows.only(keep & ~held_out)}
-        if (keep & held_out).any():
-            parts["valid"] = rows.only(keep & held_out)
-        return parts, dropped, hashes[keep]
+        hashes = np.empty(0, dtype=np.int64)
+        members = {split: np.ones(len(keep), dtype=bool)}
+        if split == "train" and self.threshold:
+            hashes = rows.words.hashes(self.seed)
+            held_out = hashes < self.threshold
+            members = {"train": ~held_out, "valid": held_out}
+            hashes = hashes[keep]
+        parts, dropped = {}, {}
+        for name, own in members.items():
+            if name == split or (keep & own).any():
+                parts[name] = rows.only(keep & own)
+            counts = Counter({why: int((which & own).sum()) for why, which in reasons.items()})
+            counts["empty"] = int(empty.sum()) if name == split else 0
+            if +counts:
+                dropped[name] = +counts
+        return parts, dropped, hashes

@@ -28,7 +28,6 @@ from lvtrain.prepare.passes import (
     Coding,
     InPiece,
     Readable,
-    Tally,
     Task,
     count_part,
     counted,
@@ -38,6 +37,7 @@ from lvtrain.prepare.passes import (
 )
 from lvtrain.prepare.sending import Sending, send, send_store, sent
 from lvtrain.prepare.sorter import HASH_RANGE, Sorter
+from lvtrain.prepare.tally import Tally
 from lvtrain.prepare.vocabulary import vocabulary
 from lvtrain.prepare.workers import Workers
 

@@ -96,6 +96,22 @@ def test_what_a_tiny_store_holds_out_says_nothing_of_what_is_added(
     assert held_out in sentences(grown, "valid")
 
 
+def test_no_split_of_nothing_is_added(files: tuple[str, str], tmp_path: Path) -> None:
+    how: dict[str, Any] = {"valid_fraction": 0.1, "max_words": 12}
+    (tmp_path / "one").write_text("a\n")
+    out = tmp_path / "store"
+    prepare(PrepareConfig(files=(str(tmp_path / "one"),), **how), out, workers=Here())
+    assert Store.open(out).splits == ("train",)
+    long = [f"{'b ' * 12}{i}" for i in range(50)]
+    assert any(crc32(line.encode()) < 0.1 * 2**32 for line in long)
+    kept = next(line for line in map(str, range(9)) if crc32(line.encode()) >= 0.1 * 2**32)
+    (tmp_path / "more").write_text("".join(f"{line}\n" for line in (kept, *long)))
+    add(str(tmp_path / "more"), out)
+    grown = Store.open(out, verify="full").info
+    assert list(grown.splits) == ["train"]
+    assert grown.splits["train"].dropped == {"too_long": 50}
+
+
 class Killed(BaseException):
     """What ends the work without a chance to clean up."""
 

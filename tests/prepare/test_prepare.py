@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_lines_are_dropped_for_a_reason(tmp_path: Path) -> None:
     assert info.splits["train"].dropped == {"empty": 2, "too_long": 1}
     assert info.splits["train"].sentences == 2
     assert "2 empty, 1 too long" in info.summary()
+
+
+def test_what_is_dropped_is_of_the_split_that_it_would_have_gone_to(tmp_path: Path) -> None:
+    lines = [*corpus(2000), *corpus(2000), ""]
+    info = build(tmp_path, lines, max_words=7, valid_fraction=0.1, deduplicate="exact")
+    for name, held_out in (("train", False), ("valid", True)):
+        own = [line for line in lines if line and (crc32(line.encode()) < 0.1 * 2**32) == held_out]
+        short = [line for line in own if len(line.split()) <= 7]
+        split = info.splits[name]
+        assert split.sentences == len(set(short))
+        expected = {"duplicate": len(short) - len(set(short)), "too_long": len(own) - len(short)}
+        assert split.dropped == {**expected, **({} if held_out else {"empty": 1})}
 
 
 def test_unknown_words_are_counted(tmp_path: Path) -> None:
