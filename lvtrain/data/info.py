@@ -59,7 +59,7 @@ class StoreInfo:
     """Names of the labels, in the order of their numbers."""
     splits: Mapping[str, SplitInfo]
     frequent: tuple[tuple[str, int], ...]
-    """The most frequent words of the training split, with their counts."""
+    """The most frequent words of the training split, with their counts; none once it has grown."""
     tokenizers: Mapping[str, str]
     """SHA-256 of each tokeniser file."""
     sources: tuple[Mapping[str, Any], ...]
@@ -179,8 +179,9 @@ class StoreInfo:
         lines += ["", vocabulary]
         if self.labels is not None:
             lines.append(f"labels      {', '.join(self.labels)}")
-        words = ", ".join(f"{word} {number:,}" for word, number in self.frequent[:10])
-        lines.append(f"frequent    {words}")
+        if self.frequent:
+            words = ", ".join(f"{word} {number:,}" for word, number in self.frequent[:10])
+            lines.append(f"frequent    {words}")
         return "\n".join(lines)
 
 

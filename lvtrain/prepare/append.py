@@ -82,6 +82,9 @@ def append(
             info,
             splits=_together(info.splits, new),
             sources=(*info.sources, *names_of(sources)),
+            # Words out of the vocabulary are among them, and the index counts no others: of those
+            # that are there now, which are the most frequent is not known.
+            frequent=(),
         )
         index = grown.to_json().encode("utf-8", "backslashreplace")
         if isinstance(out, Path):

@@ -57,6 +57,8 @@ def test_what_is_added_follows_what_is_there(files: tuple[str, str], tmp_path: P
             assert getattr(found, field) == getattr(expected, field)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert grown.digest != first.digest
+    assert first.frequent and "frequent" in first.summary()
+    assert not grown.info.frequent and "frequent" not in grown.info.summary()
     assert grown.info.sources == whole.info.sources
     assert not list(tmp_path.glob(".*"))
 
