@@ -6,7 +6,7 @@ import difflib
 import errno
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 
@@ -41,6 +41,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def cut(text: str) -> str:
+    """Return a word or name as a line has room for it: of a longer one, the beginning."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Name the first of many, and say how many there are."""
+    first = ", ".join(map(cut, names[:_MOST_NAMES]))
+    return first if len(names) <= _MOST_NAMES else f"{first}, … ({len(names):,} in all)"
+
+
 def lacks_memory(error: BaseException) -> str | None:
     """What an error says of memory, or threads, that the system has not; None if it is another."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
@@ -50,6 +61,9 @@ def lacks_memory(error: BaseException) -> str | None:
     tried = _NO_MEMORY.search(str(error))
     return f"out of memory: {tried[0].lower()}" if tried else None
 
+
+_MOST_CHARACTERS: Final = 40
+_MOST_NAMES: Final = 20
 
 _NO_MEMORY: Final = re.compile(
     r"tried to allocate [\d.]+ \w+|storage size calculation overflowed"

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from lvtrain.data.layout import Layout, smallest_dtype
 from lvtrain.data.shards import ShardInfo
+from lvtrain.errors import cut, some_of
 
 VERSION: Final = 2
 INDEX: Final = "store.json"
@@ -178,9 +179,9 @@ class StoreInfo:
             vocabulary += f"; parallel side {self.target_vocab_size:,}"
         lines += ["", vocabulary]
         if self.labels is not None:
-            lines.append(f"labels      {', '.join(self.labels)}")
+            lines.append(f"labels      {some_of(self.labels)}")
         if self.frequent:
-            words = ", ".join(f"{word} {number:,}" for word, number in self.frequent[:10])
+            words = ", ".join(f"{cut(word)} {number:,}" for word, number in self.frequent[:10])
             lines.append(f"frequent    {words}")
         return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from lvtrain.errors import UserError, nearest
+from lvtrain.errors import UserError, cut, nearest, some_of
 from lvtrain.text.sources import Chunk
 
 MOST_LABELS: Final = 10_000
@@ -21,8 +21,8 @@ def check_labels(chunk: Chunk, labels: Sequence[str], known: Sequence[str] | Non
     if unknown:
         first = min(unknown)
         raise UserError(
-            f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{first}' is not in the "
-            f"training data: {', '.join(known or ())}" + nearest(first, known or ())
+            f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{cut(first)}' is not "
+            f"in the training data: {some_of(known or ())}" + nearest(first, known or ())
         )
 
 
@@ -31,5 +31,5 @@ def check_number(where: str, labels: set[str]) -> None:
     if len(labels) > MOST_LABELS:
         raise UserError(
             f"{where}: expected at most {MOST_LABELS:,} different labels, "
-            f"found more, such as '{max(labels)}'"
+            f"found more, such as '{cut(max(labels))}'"
         )

@@ -126,6 +126,27 @@ def test_what_is_dropped_is_of_the_split_that_it_would_have_gone_to(tmp_path: Pa
         assert split.dropped == {**expected, **({} if held_out else {"empty": 1})}
 
 
+def test_the_table_has_a_line_for_long_words_and_many_labels(tmp_path: Path) -> None:
+    lines = [f"{'w' * 900_000} {i}" for i in range(3)] + [f"a b {i}" for i in range(30)]
+    labels = [f"{i:03}{'x' * 200 * (i == 0)}" for i in range(33)]
+    config = PrepareConfig(
+        files=(write(tmp_path / "a", lines),), labels=(write(tmp_path / "b", labels),)
+    )
+    info = prepare(config, tmp_path / "store")
+    *_, names, words = info.summary().splitlines()
+    assert names.startswith(f"labels      000{'x' * 36}…, 001, ")
+    assert names.endswith(", 019, … (33 in all)")
+    assert words == f"frequent    {', '.join(_shown(info))}"
+    assert max(map(len, words.split())) == 40
+    assert info.figures()["frequent"][:1] == (info.frequent[0],), "in full to a program"
+    assert max(map(len, Store.open(tmp_path / "store").tokenizer.words)) == 900_000
+
+
+def _shown(info: StoreInfo) -> list[str]:
+    whole = ((word, f"{number:,}") for word, number in info.frequent[:10])
+    return [f"{word if len(word) < 9 else 'w' * 39 + '…'} {number}" for word, number in whole]
+
+
 def test_unknown_words_are_counted(tmp_path: Path) -> None:
     lines = ["a a a b", "a a a c"]
     valid = write(tmp_path / "valid.txt", ["a z", "z z"])
