@@ -15,14 +15,14 @@ def check_labels(chunk: Chunk, labels: Sequence[str], known: Sequence[str] | Non
     """Raise UserError for a label of a chunk that is empty or unknown."""
     found = set(labels)
     if "" in found:
-        number = chunk.line + labels.index("")
-        raise UserError(f"{chunk.file}: line {number}: no label, expected one for every sentence")
+        where = chunk.place_of_label(labels.index(""))
+        raise UserError(f"{where}: no label, expected one for every sentence")
     unknown = found.difference(known) if known is not None else set()
     if unknown:
         first = min(unknown)
         raise UserError(
-            f"{chunk.file}: line {chunk.line + labels.index(first)}: label '{cut(first)}' is not "
-            f"in the training data: {some_of(known or ())}" + nearest(first, known or ())
+            f"{chunk.place_of_label(labels.index(first))}: label '{cut(first)}' is not in the "
+            f"training data: {some_of(known or ())}" + nearest(first, known or ())
         )
 
 

@@ -19,7 +19,7 @@ from lvtrain.text.columns import most_pieces, read_columns, text_column_of
 from lvtrain.text.files import Input, check_unchanged, find, label_names
 from lvtrain.text.json_lines import check_unicode
 from lvtrain.text.lines import LINE_LIMIT
-from lvtrain.text.side import Side
+from lvtrain.text.side import Run, Side
 
 CHUNK_ROWS: Final = 8192
 PART_BYTES: Final = 32 << 20
@@ -46,6 +46,16 @@ class Chunk(NamedTuple):
     targets: list[str] | None
     read: int
     """Bytes of the input that have been read so far, compressed as they lie."""
+    label_runs: Sequence[Run] = ()
+    """Where the labels stand, if in files of their own."""
+
+    def place_of_label(self, row: int) -> str:
+        """Say where the label of a sentence stands, as messages do."""
+        file, line, first = self.file, self.line, 0
+        for run in self.label_runs:
+            if run.first <= row:
+                first, file, line = run
+        return f"{file}: line {line + row - first}"
 
 
 class Part(NamedTuple):
@@ -160,15 +170,17 @@ class Source:
         for block in rows:
             count = len(block.columns[0])
             chunk_labels: list[str] | None = None
+            label_runs: list[Run] = []
             chunk_targets = block.columns[-1] if inline_target else None
             if self.label_column is not None:
                 chunk_labels = block.columns[1]
             elif self.label_by_file:
                 chunk_labels = [names[block.path]] * count
             elif labels is not None:
-                chunk_labels = [label.strip() for label in labels.take(count, rows)]
+                found, label_runs = labels.take(count, rows)
+                chunk_labels = [label.strip() for label in found]
             if targets is not None:
-                chunk_targets = targets.take(count, rows)
+                chunk_targets, _ = targets.take(count, rows)
             yield Chunk(
                 str(block.path),
                 block.line,
@@ -176,6 +188,7 @@ class Source:
                 chunk_labels,
                 chunk_targets,
                 block.read,
+                label_runs,
             )
         for side in (labels, targets):
             if side is not None:

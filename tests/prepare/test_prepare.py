@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -388,6 +389,20 @@ def test_a_label_unknown_to_training_is_placed(tmp_path: Path) -> None:
     write(tmp_path / "l", ["good", ""])
     with pytest.raises(UserError, match="line 2: no label, expected one for every"):
         prepare(config, tmp_path / "store")
+
+
+def test_a_label_that_is_missing_is_placed_in_the_file_of_labels(tmp_path: Path) -> None:
+    texts = write(tmp_path / "text", corpus(1000))
+    write(tmp_path / "labels.0", ["x"] * 300)
+    write(tmp_path / "labels.1", [*["y"] * 200, " ", *["x"] * 499])
+    config = PrepareConfig(files=(texts,), labels=(str(tmp_path / "labels.*"),))
+    with pytest.raises(UserError, match=r"/labels\.1: line 201: no label, expected one for"):
+        prepare(config, tmp_path / "store")
+    write(tmp_path / "labels.1", ["y"] * 700)
+    valid = write(tmp_path / "valid", ["z"])
+    more = replace(config, valid=(write(tmp_path / "c", ["a"]),), valid_labels=(valid,))
+    with pytest.raises(UserError, match=r"/valid: line 1: label 'z' is not in the training data"):
+        prepare(more, tmp_path / "store")
 
 
 def test_an_existing_store_is_replaced_only_on_request(tmp_path: Path) -> None:
