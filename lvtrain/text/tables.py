@@ -74,6 +74,11 @@ def open_table(
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, OSError) and not isinstance(path, Path):
             raise unread(path, error) from None
+        if isinstance(error, pa.ArrowNotImplementedError):
+            raise UserError(
+                f"{path}: holds what pyarrow {pa.__version__} does not read, or is corrupt: "
+                f"{reason}"
+            ) from None
         raise UserError(f"{path}: corrupt or truncated {kind.title()} file: {reason}") from None
 
 
@@ -204,7 +209,9 @@ def _texts(
             return _named(array.to_pylist(), classes, where, row)
         return ["" if value is None else str(value) for value in array.to_pylist()]
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        words = _no_view(array.dictionary)
+        array = pa.DictionaryArray.from_arrays(array.indices, words).dictionary_decode()
+    array = _no_view(array)
     sizes = pc.binary_length(array)
     longest = pc.max(sizes).as_py() or 0
     if longest > limit:
@@ -224,6 +231,11 @@ def _texts(
                     f"0x{value[error.start]:02x}"
                 ) from None
         raise
+
+
+def _no_view(array: pa.Array) -> pa.Array:
+    """Return texts as an array that Arrow's functions take: they take no views."""
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -62,6 +62,7 @@ def parquet(path: Path, table: pa.Table) -> Path:
     return path
 
 
+NUMBERED = pa.DictionaryArray.from_arrays(range(5), pa.array(LINES, pa.string_view()))
 PLAIN = "\n".join(LINES).encode()
 FORMATS: dict[str, Callable[[Path], Path]] = {
     "a.txt": lambda p: write(p, PLAIN + b"\n"),
@@ -78,6 +79,11 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "large_string.arrow": lambda p: arrow(
         p, pa.table({"text": pa.array(LINES, pa.large_string())})
     ),
+    "string_view.arrow": lambda p: arrow(p, pa.table({"text": pa.array(LINES, pa.string_view())})),
+    "string_view.parquet": lambda p: parquet(
+        p, pa.table({"text": pa.array(LINES, pa.string_view())})
+    ),
+    "dictionary_of_views.arrow": lambda p: arrow(p, pa.table({"text": NUMBERED}), rows=5),
     "dictionary.parquet": lambda p: parquet(
         p, pa.table({"text": pa.array(LINES).dictionary_encode()})
     ),
@@ -321,7 +327,25 @@ def test_nested_columns_and_nulls(tmp_path: Path) -> None:
 
 def test_strings_of_a_table_that_are_not_utf8_name_the_row(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"\xff\xfe"]).view(pa.string())
-    complains(arrow(tmp_path / "a.arrow", pa.table({"t": raw})), "not UTF-8: row 2, byte 1")
+    views = pa.Array.from_buffers(pa.string_view(), 2, raw.cast(pa.binary_view()).buffers())
+    for one in (raw, views):
+        complains(arrow(tmp_path / "a.arrow", pa.table({"t": one})), "not UTF-8: row 2, byte 1")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"a"], pa.binary_view()),
+        pa.array([["a"]]),
+        pa.array([1]),
+        pa.nulls(1),
+        pa.RunEndEncodedArray.from_arrays([1], ["a"]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_that_is_no_text_is_of_the_wrong_type(tmp_path: Path, column: pa.Array) -> None:
+    path = arrow(tmp_path / "a.arrow", pa.table({"t": column}))
+    complains(path, f"column 't' holds {column.type}, expected text", column="t")
 
 
 def test_long_strings_of_a_table_name_the_row(tmp_path: Path) -> None:
