@@ -20,6 +20,8 @@ Batches = Iterator[tuple[pa.RecordBatch, int]]
 Reader = Callable[[Sequence[str]], Batches]
 
 BATCH_ROWS: Final = 8192
+ENDS: Final = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+"""What ends a stream; the second before Arrow 0.15."""
 
 
 def table_format(path: Path | Uri, head: bytes) -> Format | None:
@@ -144,8 +146,17 @@ def _open(path: Path | Uri, kind: Format, piece: int, pieces: int) -> tuple[pa.S
     stream = pa.ipc.open_stream(source)
 
     def read_stream(names: Sequence[str]) -> Batches:
+        end = source.tell()
         for batch in stream:
-            yield from _cut(batch, source.tell())
+            end = source.tell()
+            yield from _cut(batch, end)
+        # Of a stream cut between two batches, pyarrow reads what is there.
+        source.seek(end)
+        if not source.read(8).startswith(ENDS):
+            raise UserError(
+                f"{path}: truncated Arrow stream: expected the marker of its end after byte "
+                f"{end:,}, found none (was its writer closed?)"
+            )
 
     return stream.schema, read_stream
 

@@ -282,6 +282,34 @@ def test_damaged_tables(tmp_path: Path, kind: str) -> None:
     complains(write(path, b"plain text"), "orrupt")
 
 
+@pytest.mark.parametrize("kind", ["text", "dictionary"])
+def test_a_stream_cut_between_two_batches_is_not_whole(tmp_path: Path, kind: str) -> None:
+    path, schema = tmp_path / "a.arrow", None
+    ends = []
+    with path.open("wb") as file:
+        for _ in range(3):
+            column = pa.array(["a", "b", f"c{len(ends)}"])
+            batch = pa.record_batch(
+                {"t": column.dictionary_encode() if kind == "dictionary" else column}
+            )
+            if schema is None:
+                schema = batch.schema
+                writer = pa.ipc.new_stream(file, schema)
+            writer.write_batch(batch)
+            ends.append(file.tell())
+        writer.close()
+    content = path.read_bytes()
+    assert len(texts(path)) == 9 and len(content) == ends[-1] + 8
+    for end in ends:
+        said = ("truncated Arrow stream", "the marker of its end", f"{end:,}")
+        complains(write(path, content[:end]), *said)
+    write(path, content[: ends[-1]] + b"\0\0\0\0")  # as it was before Arrow 0.15
+    assert len(texts(path)) == 9
+    for cut in range(ends[1] + 1, len(content)):
+        with pytest.raises(UserError):
+            texts(write(path, content[:cut]))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_damage_that_points_out_of_the_file_is_told(tmp_path: Path, stream: bool) -> None:
     path = arrow(tmp_path / "a.arrow", pa.table({"t": ["a", "bc", "d"]}), stream, rows=3)
