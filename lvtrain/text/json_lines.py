@@ -22,7 +22,7 @@ def read_fields(
 
     A column is named with its path through objects, as `translation.en`; None is the only field of
     the first line that holds text, on all lines. Raises UserError, naming the line, for what is no
-    object, an unknown column, one without text, text that UTF-8 cannot hold.
+    object, an unknown column, one without text, a zero byte, text that UTF-8 cannot hold.
     """
     names: list[str] = []
     for first, texts, read in lines:
@@ -92,6 +92,8 @@ def _text(fields: Mapping[str, Any], name: str, where: str, number: bool) -> str
     if not isinstance(value, str):
         raise UserError(f"{where} holds {_kind(value)}, expected text")
     check_unicode(value, where)
+    if "\0" in value:  # as in plain text, where it tells a binary file
+        raise UserError(f"{where} holds a zero byte (\\u0000), expected text")
     return value
 
 

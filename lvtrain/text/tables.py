@@ -55,7 +55,7 @@ def open_table(
 
     A column is named with its path through structures, as `translation.en`; None is the only
     column that holds text. Raises UserError for a corrupt file, an unknown column, one without
-    text, text that is not UTF-8 or longer than `limit` bytes.
+    text, text that is not UTF-8, holds a zero byte or is longer than `limit` bytes.
     """
     try:
         schema, batches = _open(path, kind, piece, pieces)
@@ -231,7 +231,7 @@ def _texts(
             f"{where}: row {number} is {longest:,} bytes long, expected at most {limit:,}"
         )
     try:
-        return [text or "" for text in array.to_pylist()]
+        texts = [text or "" for text in array.to_pylist()]
     except UnicodeDecodeError:
         for number, value in enumerate(array.cast(pa.large_binary()).to_pylist(), row):
             try:
@@ -242,6 +242,10 @@ def _texts(
                     f"0x{value[error.start]:02x}"
                 ) from None
         raise
+    for number, text in enumerate(texts, row):
+        if "\0" in text:
+            raise UserError(f"{where}: row {number} holds a zero byte, expected text")
+    return texts
 
 
 def _no_view(array: pa.Array) -> pa.Array:

@@ -45,6 +45,11 @@ def test_a_lone_surrogate_names_line_and_column(tmp_path: Path) -> None:
     assert texts(fine) == ["a \U0001f600 b", "a"]
 
 
+def test_a_zero_byte_names_line_and_column(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"text": "fine"}', '{"text": "a \\u0000 b"}')
+    complains(file, "line 2: column 'text' holds a zero byte (\\u0000), expected text")
+
+
 def test_a_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "a.jsonl", '{"t": "\\ud83d\\ude00"}')) == ["\U0001f600"]
     check_unicode("\U0001f600", "anywhere")

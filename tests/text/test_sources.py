@@ -376,6 +376,11 @@ def test_a_column_that_is_no_text_is_of_the_wrong_type(tmp_path: Path, column: p
     complains(path, f"column 't' holds {column.type}, expected text", column="t")
 
 
+def test_zero_bytes_in_strings_of_a_table_name_the_row(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", pa.table({"t": ["a", "b", "c\0d"]}))
+    complains(path, "column 't': row 3 holds a zero byte, expected text")
+
+
 def test_long_strings_of_a_table_name_the_row(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", pa.table({"t": ["a", "b", "c" * 2_000_000]}))
     complains(path, "row 3 is 2,000,000 bytes long")
