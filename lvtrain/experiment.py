@@ -19,7 +19,7 @@ from lvtrain.begin import begin
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
-from lvtrain.data.location import absolute, place
+from lvtrain.data.location import absolute, foldable, place
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.validation import validation
@@ -77,7 +77,8 @@ def start(
     run = None if start is None else Path(start)
     if run is not None or model is None:
         model = starting(system, model or preset_model, run, Path(out), resume)
-    config = configure(system, model, replace(preset_train, **train_fields), Path(data), preset)
+    store = Path(foldable(str(data)))
+    config = configure(system, model, replace(preset_train, **train_fields), store, preset)
     return carry_out(config, Path(out), resume)
 
 

@@ -48,6 +48,7 @@ def parse(
     def read(argv: list[str]) -> ArgumentsT:
         return tyro.cli(kind, prog=prog, description=description, args=argv, **extra)
 
+    argv = [_foldable(token) for token in argv]
     if {"-h", "--help"} & set(argv):
         return read(argv)
     for flag, value in pairwise((*argv, "-")):
@@ -67,6 +68,16 @@ def parse(
         read(["--help"])
     flags = re.findall(r"(?<!\S)--[a-z][\w.-]*", helped.getvalue())
     raise UserError(f"{command}: {_cause(said.getvalue(), flags)} (see {prog} --help)") from None
+
+
+def _foldable(token: str) -> str:
+    """A token whose value is a URI as paths keep it."""
+    if ":///" not in token:
+        return token  # nothing that takes long to import
+    from lvtrain.data.location import foldable
+
+    flag, equals, value = token.partition("=") if token.startswith("--") else ("", "", token)
+    return f"{flag}{equals}{foldable(value)}"
 
 
 def given_flags(argv: list[str]) -> set[str]:

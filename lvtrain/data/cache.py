@@ -24,7 +24,7 @@ from pyarrow import ArrowException
 
 from lvtrain.data.checksums import sha256
 from lvtrain.data.folder import alive
-from lvtrain.data.location import Uri, opened, unread
+from lvtrain.data.location import opened, place, unread
 from lvtrain.data.shards import ShardInfo
 from lvtrain.errors import UserError
 
@@ -133,4 +133,4 @@ def _blocks(name: str) -> Iterator[bytes]:
     except FileNotFoundError:
         raise UserError(f"{name}: missing shard: found no such file") from None
     except (OSError, ArrowException) as error:  # S3's is an OSError without a number
-        raise unread(Uri(name), error) from None
+        raise unread(place(name), error) from None

@@ -22,6 +22,9 @@ from lvtrain.errors import Passing, UserError
 OBJECT_STORES: Final = ("s3", "gcs", "abfs")
 """File systems where a file is written whole or not at all, and there are no folders to make."""
 _CHUNK: Final = 4 << 20
+_URI: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_ROOTED: Final = ("file", "local")
+"""Schemes without a host: what follows is a path from the root of this machine."""
 
 
 class Uri(PurePosixPath):
@@ -34,16 +37,25 @@ class Uri(PurePosixPath):
 def place(path: PurePath | str) -> Path | Uri:
     """Return what a path stands for: a path of this machine, or a URI."""
     uri = uri_of(path)
-    return Path(path) if uri is None else Uri(uri)
+    return Path(path) if uri is None else Uri(foldable(uri))
 
 
 def uri_of(path: PurePath | str) -> str | None:
     """Return the URI that a path stands for, without a slash at its end; None for a path."""
-    match = re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path), re.DOTALL)
+    match = _URI.match(foldable(str(path)))
     if match is None:
         return None
     scheme, rest = match.groups()
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest.rstrip('/')}"
+    host, _, below = (rest := rest.rstrip("/")).partition("/")
+    if host == ":":
+        return f"{scheme}:///{below}"
+    return f"{scheme}://{'/' if scheme in _ROOTED else ''}{rest}"
+
+
+def foldable(uri: str) -> str:
+    """Return a URI as a `Path` keeps it, which folds slashes: the empty host of `hdfs:///folder`,
+    for the name node that is configured, is a colon."""
+    return re.sub("^(hdfs|viewfs):///(?=[^/:])", r"\1://:/", uri)
 
 
 def absolute(path: Path) -> Path:
@@ -60,7 +72,7 @@ def opened(uri: str, flag: str = "") -> tuple[fs.FileSystem, str]:
             return fs.FileSystem.from_uri(uri)
         # What follows the bucket or host is no longer a URI: a space or a % is one.
         host, _, path = path.partition("/")
-        system, root = _system(f"{scheme}://{host}/")
+        system, root = _system(f"{'file' if scheme in _ROOTED else scheme}://{host}/")
         return system, f"{root.rstrip('/')}/{path}".rstrip("/") or "/"
     except (OSError, ArrowException, ValueError) as refusal:
         expected = "" if colon else ", expected one such as s3://bucket/folder or file:///folder"

@@ -59,7 +59,7 @@ def check_unchanged(inputs: Sequence[Input]) -> None:
                 raise UserError(f"{path}: cannot be read any more: {error.strerror}") from None
             found = (now.st_size, now.st_mtime_ns)
         else:
-            parent = Uri(str(path.parent))
+            parent = path.parent
             if parent not in folders:
                 folders[parent] = dict(listed(parent))
             if (info := folders[parent].get(path)) is None:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from pyarrow import ArrowException, fs
 
-from lvtrain.data.location import Uri, listed, opened, read_bytes, unread
+from lvtrain.data.location import Uri, listed, opened, place, read_bytes, unread
 from lvtrain.errors import UserError
 
 Found = tuple[Uri, fs.FileInfo]
@@ -20,7 +20,7 @@ def remote_files(pattern: str) -> list[Found]:
 
     Raises UserError for one without a file, or that cannot be read.
     """
-    parts = Uri(pattern).parts
+    parts = place(pattern).parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     if first < 2:
         raise UserError(f"{pattern}: expected a bucket or host, found a pattern")

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from lvtrain.cli import run
-from lvtrain.data import cache, checksums, shards
+from lvtrain.commands.parse import parse
+from lvtrain.commands.prepare import PrepareArguments
+from lvtrain.data import cache, checksums, location, shards
 from lvtrain.data.batches import Batches
 from lvtrain.data.cache import Cache
-from lvtrain.data.location import absolute, is_file, read_bytes, uri_of
+from lvtrain.data.location import absolute, foldable, is_file, opened, place, read_bytes, uri_of
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError
 from lvtrain.prepare.prepare import PrepareConfig, prepare_sentences
@@ -49,8 +51,43 @@ def test_a_path_keeps_its_uri() -> None:
     for uri in ("s3://bucket/a/b", "hdfs://host:9000/a", "file:///tmp/a", "memory://a"):
         assert uri_of(uri) == uri_of(Path(uri)) == uri_of(f"{uri}/") == uri
         assert absolute(Path(uri)) == Path(uri)
+    for uri in ("local:///tmp/a", "local:/tmp/a"):
+        assert uri_of(uri) == uri_of(Path(uri)) == "local:///tmp/a"
     for path in ("/tmp/a", "a/b", "C:/a", "a:b"):
         assert uri_of(path) is None
+
+
+@pytest.mark.parametrize("uri", ["hdfs:///a/b", "hdfs:///a", "viewfs:///a b/c", "hdfs://a/b"])
+def test_an_empty_host_stays_empty(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the name node that is configured; the first folder is no host."""
+    assert uri_of(uri) == uri_of(f"{uri}/") == uri_of(Path(foldable(uri))) == uri
+    assert str(place(uri)) == str(place(Path(foldable(uri)))) == uri
+    assert str(place(uri) / "x" / "y") == f"{uri}/x/y"
+    roots: list[str] = []
+    monkeypatch.setattr(location, "_system", lambda root: (roots.append(root), "/"))
+    root = "hdfs://a/" if uri == "hdfs://a/b" else f"{uri.partition(':')[0]}:///"
+    assert opened(uri)[1] == "/" + uri.removeprefix(root)
+    assert roots == [root]
+
+
+def test_a_command_line_keeps_an_empty_host() -> None:
+    argv = ["a", "--out", "hdfs:///a/b"]
+    parsed = parse(PrepareArguments, argv, "prepare", "")
+    joined = parse(PrepareArguments, ["a", "--out=hdfs:///a/b"], "prepare", "")
+    assert uri_of(parsed.out) == uri_of(joined.out) == "hdfs:///a/b"
+
+
+def test_the_local_scheme_is_this_machine(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "a.txt").write_text("a b\nc d\n" * 40)
+    out = f"local://{tmp_path}/far/store"
+    assert run(["prepare", f"local://{tmp_path}/a.txt", "--out", out]) == 0
+    assert list((tmp_path / "here").iterdir()) == []
+    assert Store.open(tmp_path / "far" / "store").digest == Store.open(Path(out)).digest
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
