@@ -61,11 +61,14 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.config import check
+    from lvtrain.data.location import check_here
     from lvtrain.evaluation.evaluate import evaluate
     from lvtrain.model import Model
     from lvtrain.systems.seq2seq import translator_of
 
     check(arguments.config)
+    if arguments.out is not None:
+        check_here(arguments.out)
     which = "best" if arguments.step is None else arguments.step
     model = Model.load(arguments.run, which, arguments.data, arguments.average)
     _check_heard(arguments.config, translator_of(model.system) is not None)

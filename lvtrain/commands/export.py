@@ -29,10 +29,12 @@ def run(argv: list[str]) -> int:
     arguments = parse(ExportArguments, argv, "export", "lvtrain export runs/first --out model")
 
     from lvtrain.data.folder import new_folder
+    from lvtrain.data.location import check_here
     from lvtrain.errors import UserError
     from lvtrain.generation.recorded import CONFIG
     from lvtrain.model import Model
 
+    check_here(arguments.out)
     if arguments.out.exists():
         raise UserError(f"export: --out {arguments.out}: exists already")
     model = Model.load(arguments.run, data=arguments.data, average=arguments.average)

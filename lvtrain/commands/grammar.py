@@ -31,11 +31,11 @@ class GrammarArguments:
     seed: int = 0
     """The same seed gives the same sentences."""
     out: Path | None = None
-    """A file to write; standard output unless told."""
+    """A file to write, in place of what it held; standard output unless told."""
     translations: Path | None = None
-    """A file for a translation of each sentence into the second language."""
+    """A file for a translation of each sentence into the second language, written as --out is."""
     labels: Path | None = None
-    """A file for the style of each sentence."""
+    """A file for the style of each sentence, written as --out is."""
 
 
 def run(argv: list[str]) -> int:
@@ -66,7 +66,10 @@ def run(argv: list[str]) -> int:
         )
         if path
     }
+    if paths:
+        from lvtrain.data.location import check_here  # takes long
     for flag, path in paths.items():
+        check_here(path, f"grammar: {flag}")
         if path.is_dir():
             raise UserError(f"grammar: {flag} {path}: expected a file, found a folder")
         first = next(name for name, other in paths.items() if other == path)
@@ -103,12 +106,16 @@ def run(argv: list[str]) -> int:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[TextIO]:
     """Open a hidden file beside `path` and rename it to `path` in the end; what is no regular file,
-    such as a pipe, is written as it is."""
+    such as a pipe, is written as it is, and so is standard output, whatever it leads to."""
     from lvtrain.data.folder import disk_space
     from lvtrain.errors import UserError
 
-    target = Path(os.path.realpath(path))
-    device = target.exists() and not target.is_file()
+    if _is_stdout(path):
+        yield sys.stdout
+        return
+    device = path.exists() and not path.is_file()
+    # What a pipe's link below /proc leads to is the name of no file.
+    target = path if device else Path(os.path.realpath(path))
     partial = target if device else target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         if not partial.parent.exists():
@@ -124,6 +131,13 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     finally:
         if not device:
             partial.unlink(missing_ok=True)
+
+
+def _is_stdout(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _check_space(flag: str, path: Path, total: int, of_words: bool) -> None:

@@ -25,11 +25,14 @@ class ReportArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(ReportArguments, argv, "report", "lvtrain report runs/first")
 
+    from lvtrain.data.location import check_here
     from lvtrain.errors import UserError, notice
     from lvtrain.generation.recorded import open_store, read_config
     from lvtrain.model import WEIGHTS
     from lvtrain.report.html import write_report
 
+    if arguments.out is not None:
+        check_here(arguments.out)
     config = read_config(arguments.run)
     if arguments.out is None and (arguments.run / WEIGHTS).is_file():
         raise UserError(

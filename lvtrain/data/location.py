@@ -52,6 +52,13 @@ def uri_of(path: PurePath | str) -> str | None:
     return f"{scheme}://{'/' if scheme in _ROOTED else ''}{rest}"
 
 
+def check_here(path: Path, flag: str = "--out") -> None:
+    """Raise UserError for a URI where a path of this machine is wanted, which would have become a
+    folder called `s3:` in the current one."""
+    if uri_of(path) is not None:
+        raise UserError(f"{flag} {place(path)}: expected a path of this machine, found a URI")
+
+
 def foldable(uri: str) -> str:
     """Return a URI as a `Path` keeps it, which folds slashes: the empty host of `hdfs:///folder`,
     for the name node that is configured, is a colon."""

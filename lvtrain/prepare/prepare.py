@@ -17,7 +17,7 @@ from lvtrain.data.checksums import sha256
 from lvtrain.data.folder import WorkFolder, new_folder, resumed_folder
 from lvtrain.data.info import INDEX, TARGET_TOKENIZER, TOKENIZER, VERSION, StoreInfo
 from lvtrain.data.layout import Layout, smallest_dtype
-from lvtrain.data.location import Uri, place, uri_of
+from lvtrain.data.location import Uri, check_here, place, uri_of
 from lvtrain.errors import UserError
 from lvtrain.prepare.append import append
 from lvtrain.prepare.config import PrepareConfig, check_files, check_settings
@@ -88,6 +88,7 @@ def prepare_sentences(
     progress: Progress | None = None,
 ) -> StoreInfo:
     """Turn sentences in memory into a store at `out`; the files of `config` are not read."""
+    check_here(Path(out), "out")
     check_settings(config)
     given = {"train": train, "valid": valid, "test": test}
     sources = {

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lvtrain.config import RESUMABLE_FIELDS, RunConfig, differences, from_json, to_json
 from lvtrain.data.checksums import sha256
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
-from lvtrain.data.location import place, read_bytes
+from lvtrain.data.location import check_here, place, read_bytes
 from lvtrain.errors import UserError
 from lvtrain.training import checkpoint
 from lvtrain.training.checkpoint import Checkpoint, replace_file
@@ -48,6 +48,7 @@ def check_folder(out: Path, config: RunConfig, resume: Resume) -> bool:
     Hidden files count for nothing. Raises UserError where there is anything else, or a run that
     `config` is not the configuration of, or any run that is not to be resumed.
     """
+    check_here(out)
     _check_parents(out)
     names = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.exists() else []
     if not names:

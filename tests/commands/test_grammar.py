@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -58,6 +60,38 @@ def test_mistakes_name_the_flag_and_leave_nothing(
     said = refused(capsys, "--out", a, "--labels", tmp_path / "file" / "x")
     assert said == f"{tmp_path / 'file' / 'x'}: cannot be written: Not a directory"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("flag", ["--out", "--labels", "--translations"])
+def test_a_uri_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri in ("s3://bucket/x.txt", "memory://x.txt", f"file://{tmp_path}/x.txt"):
+        said = refused(capsys, flag, uri)
+        assert said == f"grammar: {flag} {uri}: expected a path of this machine, found a URI"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no name for standard output")
+def test_standard_output_by_its_name_is_written_wherever_it_leads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["grammar", "--num", "3"]) == 0
+    out = capsys.readouterr().out
+    command = [sys.executable, "-m", "lvtrain", "grammar", "--num", "3", "--out"]
+    piped = subprocess.run([*command, "/dev/stdout"], capture_output=True, text=True)
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, out, "")
+    file = tmp_path / "file"
+    file.write_text("before\n")
+    with file.open("a") as appended:
+        subprocess.run([*command, "/dev/stdout"], stdout=appended, check=True)
+    assert file.read_text() == f"before\n{out}"
+    read, write = os.pipe()
+    subprocess.run([*command, f"/dev/fd/{write}"], pass_fds=[write], check=True)
+    os.close(write)
+    with os.fdopen(read) as other:
+        assert other.read() == out
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
