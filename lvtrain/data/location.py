@@ -7,6 +7,7 @@ A `Path` folds the two slashes of a URI into one; here such a path is the URI th
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from contextlib import suppress
@@ -96,7 +97,10 @@ def _system(root: str) -> tuple[fs.FileSystem, str]:
             import fsspec
 
             system, path = fsspec.core.url_to_fs(root)
-            return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+            handler = fs.FSSpecHandler
+            if root.startswith(("http:", "https:")):
+                from lvtrain.data.http import Http as handler
+            return fs.PyFileSystem(handler(system)), path
         raise refusal
 
 
@@ -111,6 +115,15 @@ def listed(folder: Uri, recursive: bool = False) -> list[tuple[Uri, fs.FileInfo]
         raise unread(folder, error) from None
     start = len(name.strip("/")) + 1
     return sorted((folder / info.path.strip("/")[start:], info) for info in found)
+
+
+def file_info(path: Uri) -> fs.FileInfo:
+    """Return what is known of the file at a URI. Raises UserError where it cannot be read."""
+    system, name = opened(str(path))
+    try:
+        return system.get_file_info(name)
+    except (OSError, ArrowException) as error:
+        raise unread(path, error) from None
 
 
 def open_file(path: Path | Uri) -> pa.NativeFile:
@@ -148,11 +161,7 @@ def is_file(path: Path | Uri) -> bool:
     path = place(path)
     if isinstance(path, Path):
         return path.is_file()
-    system, name = opened(str(path))
-    try:
-        return system.get_file_info(name).type == fs.FileType.File
-    except (OSError, ArrowException) as error:
-        raise unread(path, error) from None
+    return bool(file_info(path).type == fs.FileType.File)
 
 
 def read_bytes(path: Path | Uri) -> bytes:
@@ -172,8 +181,10 @@ def read_bytes(path: Path | Uri) -> bytes:
 
 
 def unread(path: Path | Uri, error: BaseException) -> UserError:
-    """Return the error of a file that cannot be read; the next time it may be, on other storage."""
-    kind = UserError if isinstance(path, Path) else Passing
+    """Return the error of a file that cannot be read; the next time it may be, on other storage,
+    unless that has no way to."""
+    lasting = isinstance(path, Path) or isinstance(error, io.UnsupportedOperation)
+    kind = UserError if lasting else Passing
     return kind(f"{path}: cannot be read: {getattr(error, 'strerror', None) or said(error)}")
 
 

@@ -7,13 +7,16 @@ import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pyarrow import fs
 
-from lvtrain.data.location import Uri, listed, uri_of
+from lvtrain.data.location import Uri, file_info, listed, uri_of
 from lvtrain.errors import UserError, nearest
 from lvtrain.text.remote_files import data_files, remote_files
+
+_UNLISTED: Final = ("http:", "https:")
+"""Storage whose folders, where they can be listed, say nothing of their files' sizes."""
 
 
 class Input(NamedTuple):
@@ -60,9 +63,13 @@ def check_unchanged(inputs: Sequence[Input]) -> None:
             found = (now.st_size, now.st_mtime_ns)
         else:
             parent = path.parent
-            if parent not in folders:
-                folders[parent] = dict(listed(parent))
-            if (info := folders[parent].get(path)) is None:
+            if path.parts[0] in _UNLISTED:
+                info = file_info(path)
+            else:
+                if parent not in folders:
+                    folders[parent] = dict(listed(parent))
+                info = folders[parent].get(path)
+            if info is None or not info.is_file:
                 raise UserError(f"{path}: cannot be read any more: no such file")
             found = (info.size or 0, info.mtime_ns)
         if found != (size, modified):

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from pyarrow import ArrowException, fs
+from pyarrow import fs
 
-from lvtrain.data.location import Uri, listed, opened, place, read_bytes, unread
+from lvtrain.data.location import Uri, file_info, listed, place, read_bytes
 from lvtrain.errors import UserError
 
 Found = tuple[Uri, fs.FileInfo]
@@ -42,11 +42,7 @@ def data_files(state: bytes) -> list[str]:
 
 def _named(path: Uri) -> list[Found]:
     """Return a file, or the Arrow files of a folder that Hugging Face `save_to_disk` wrote."""
-    system, name = opened(str(path))
-    try:
-        info = system.get_file_info(name)
-    except (OSError, ArrowException) as error:
-        raise unread(path, error) from None
+    info = file_info(path)
     if info.is_file:
         return [(path, info)]
     if info.type == fs.FileType.NotFound:
