@@ -25,6 +25,7 @@ from lvtrain.presets import PRESETS, Preset
 from lvtrain.systems import SYSTEMS, entry
 from lvtrain.systems.arae import ARAEConfig, GeneratorConfig
 from lvtrain.systems.language_model import LanguageModelConfig
+from lvtrain.systems.seq2seq import Seq2SeqConfig
 
 ALL = [preset for presets in PRESETS.values() for preset in presets.values()]
 
@@ -80,6 +81,7 @@ def test_no_number_may_be_negative_or_not_finite_or_none(field: str, number: Any
         (OptimizerConfig(), "decay", 1.5, "--decay: expected a share from 0 to 1"),
         (TrainConfig(), "device", "gpu", "--device: expected one of auto, cpu, cuda, found 'gpu'"),
         (LanguageModelConfig(), "dropout", 1.0, "--dropout: expected 0 or more and less than 1"),
+        (Seq2SeqConfig(), "label_smoothing", 1.0, "--label-smoothing: expected 0 or more and less"),
     ],
 )
 def test_a_value_out_of_bounds_is_named(owner: Any, name: str, number: Any, said: str) -> None:

@@ -69,7 +69,7 @@ class Seq2SeqConfig:
     """Heads of a Transformer's attention."""
     dropout: Probability = 0.3
     """Dropout of embeddings, of what layers hand on and of what the output layer reads."""
-    label_smoothing: Share = 0.1
+    label_smoothing: Probability = 0.1
     """Share of each target that goes to all words alike."""
     tied: Tied = "output"
     """Share the target's embeddings with the output layer or, where both sides have one vocabulary,
