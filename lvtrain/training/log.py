@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-# Lines after which what a step took counts half in the time left.
-_HALF_LIFE_LINES = 5
+# Steps that the time left is told by, or those of a line where it has more: a phase of cheap steps
+# says nothing of the next one.
+_OF_LATE = 20
 
 
 class RunLog:
@@ -65,13 +67,15 @@ class RunLog:
         self._display = make_display(display, total_steps, resume_step, stream)
         if best := next((line for line in reversed(kept) if line.get("best")), None):
             self._display.best(best)
-        self._total_steps, self._first_step, self._every = total_steps, resume_step, every
+        self._total_steps, self._every = total_steps, every
         self._step = self._flushed_step = resume_step
         self._words = self._flushed_words = 0
         self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, int] = {}
         self._started = self._flushed_at = time.monotonic()
-        self._untimed = self._aside = self._pace = 0.0
+        self._untimed = 0.0
+        self._late: deque[tuple[int, float]] = deque()
+        self._aside: dict[str, tuple[float, int]] = {}
 
     def step(self, step: int, words: int, metrics: Mapping[str, float | Tensor]) -> None:
         """Take in one training step: its words and its figures. Those that are tensors are added
@@ -101,13 +105,16 @@ class RunLog:
         self._display.message(text)
 
     @contextlib.contextmanager
-    def untimed(self) -> Iterator[None]:
-        """Leave what is done inside (validation, a commit) out of words per second."""
+    def untimed(self, what: str, again: int) -> Iterator[None]:
+        """Leave what is done inside (validation, a commit) out of words per second; the time left
+        has what it took as often as it is to be done again."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self._untimed += time.monotonic() - start
+            seconds = time.monotonic() - start
+            self._untimed += seconds
+            self._aside[what] = seconds, again
 
     def close(self) -> None:
         """Write what is pending and leave the terminal as it was found. May be called twice."""
@@ -154,20 +161,22 @@ class RunLog:
         line |= _checked({n: float(total) / self._counts[n] for n, total in self._sums.items()})
         self._sums.clear()
         self._counts.clear()
-        self._aside += self._untimed
         steps = self._step - self._flushed_step
         self._flushed_at, self._untimed = now, 0.0
         self._flushed_step, self._flushed_words = self._step, self._words
         self._record(line)
-        pace = self._paced(seconds, steps) + self._aside / (self._step - self._first_step)
-        self._display.train(line, pace * (self._total_steps - self._step))
+        self._display.train(line, self._left(seconds, steps))
 
-    def _paced(self, seconds: float, steps: int) -> float:
-        """Seconds that a step takes of late: a phase of cheap steps says little of the next one."""
-        half_life = max(_HALF_LIFE_LINES * self._every, self._total_steps / 50)
-        kept = 0.5 ** (steps / half_life) if self._pace else 0.0
-        self._pace = kept * self._pace + (1 - kept) * seconds / steps
-        return self._pace
+    def _left(self, seconds: float, steps: int) -> float:
+        """Seconds that are expected to remain, after a line of so many steps: at the pace of the
+        last lines that have steps enough between them."""
+        late = self._late
+        late.append((steps, seconds))
+        while sum(steps for steps, _ in late) - late[0][0] >= _OF_LATE:
+            late.popleft()
+        pace = sum(seconds for _, seconds in late) / sum(steps for steps, _ in late)
+        aside = sum(seconds * again for seconds, again in self._aside.values())
+        return pace * (self._total_steps - self._step) + aside
 
     def _record(self, line: Mapping[str, Any]) -> None:
         with _storage(self._path):

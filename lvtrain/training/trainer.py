@@ -120,6 +120,10 @@ def train(
         where = f" at step {met}: stopped before the update; its batches are in {path}"
         return NonFiniteLoss(error.player, error.quantity, error.value, where)
 
+    def again(every: int) -> int:
+        """How often what is done every so many steps, and at the end, is to come yet."""
+        return math.ceil((config.steps - step) / every)
+
     def check() -> None:
         try:
             game.check()
@@ -139,7 +143,7 @@ def train(
         check()
         best_too = [best["step"]] if best else []
         meta = {"step": step, "best": best}
-        with log.untimed():
+        with log.untimed("commit", again(config.checkpoint_every)):
             keep(step, game.write, meta, config.keep, best_too)
         committed = step
 
@@ -157,7 +161,7 @@ def train(
             log.step(step, words, metrics)
             last = step == config.steps
             if validate and config.validate_every and (step % config.validate_every == 0 or last):
-                with log.untimed():
+                with log.untimed("validation", again(config.validate_every)):
                     check()
                     figures = dict(validate(step))
                 name, value = next(iter(figures.items()))

@@ -3,14 +3,19 @@ from __future__ import annotations
 import io
 import json
 import math
+import random
 import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lvtrain.errors import UserError
 from lvtrain.training.display import duration, figure
@@ -117,7 +122,7 @@ def test_no_file_is_no_lines(tmp_path: Path) -> None:
 
 def test_untimed_work_does_not_lower_the_rate(tmp_path: Path) -> None:
     with quiet(tmp_path, every=1) as log:
-        with log.untimed():
+        with log.untimed("validation", 0):
             time.sleep(0.5)
         log.step(1, 100, {})
     (line,) = read_metrics(tmp_path)
@@ -137,26 +142,73 @@ def test_lines_say_step_rate_time_left_and_metrics(tmp_path: Path) -> None:
     assert message == "committed"
 
 
-def test_time_left_follows_the_steps_of_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def times_left(
+    paces: Sequence[float], every: int, first: int = 0, aside: tuple[int, float] = (0, 0.0)
+) -> dict[int, float]:
+    """What is said to remain at each line of a run whose steps, after the `first`, take `paces`;
+    every so many of them something else takes some seconds besides."""
+    now, out, total = 0.0, io.StringIO(), first + len(paces)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(time, "monotonic", lambda: now)
+        options = {"every": every, "resume_step": first, "display": "lines", "stream": out}
+        with quiet(Path(folder), total_steps=total, **options) as log:
+            for step, pace in enumerate(paces, first + 1):
+                now += pace
+                log.step(step, 1, {})
+                if aside[0] and step % aside[0] == 0:
+                    with log.untimed("validation", (total - step) // aside[0]):
+                        now += aside[1]
+    return {
+        int(step): sum(int(part) * 60**i for i, part in enumerate(reversed(left.split(":"))))
+        for step, left in re.findall(r"step (\d+)/.* eta ([\d:]+)", out.getvalue())
+    }
+
+
+@given(pace=st.floats(0.01, 100), every=st.integers(1, 100), first=st.integers(0, 999))
+@settings(max_examples=15)
+def test_time_left_is_exact_where_all_steps_take_as_long(
+    pace: float, every: int, first: int
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    out = io.StringIO()
-    with RunLog(
-        tmp_path, total_steps=2_000, every=10, display="lines", tensorboard=False, stream=out
-    ) as run:
-        for step in range(1, 1_101):
-            # Ten times as long from step 1000 on; every 100 steps validation takes 5 s.
-            now += 0.1 if step <= 1_000 else 1.0
-            run.step(step, 1, {})
-            if step % 100 == 0:
-                with run.untimed():
-                    now += 5.0
-    said = [sum(int(part) * 60**i for i, part in enumerate(reversed(left.split(":"))))
-            for left in re.findall(r"eta ([\d:]+)", out.getvalue())]  # fmt: skip
-    assert said[49] == pytest.approx(1_500 * (0.1 + 5 / 125), rel=0.1)
-    assert said[109] == pytest.approx(900 * (0.78 + 0.05), rel=0.1)
+    for step, left in times_left([pace] * (1_000 - first), every, first).items():
+        assert left == pytest.approx(pace * (1_000 - step), abs=0.6)
+
+
+@given(
+    factor=st.sampled_from([16.0, 1 / 16]),
+    every=st.integers(1, 50),
+    first=st.integers(0, 399),
+    jump=st.integers(400, 500),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=15)
+def test_time_left_is_right_soon_after_steps_take_otherwise(
+    factor: float, every: int, first: int, jump: int, seed: int
+) -> None:
+    noise = random.Random(seed)
+    paces = [
+        (10.0 if step <= jump else 10.0 * factor) * noise.uniform(0.8, 1.2)
+        for step in range(first + 1, 1_001)
+    ]
+    for step, left in times_left(paces, every, first).items():
+        if step <= jump or step >= jump + 20 + 2 * every:
+            pace = 10.0 if step <= jump else 10.0 * factor
+            assert left == pytest.approx(pace * (1_000 - step), rel=0.2, abs=1)
+
+
+def test_time_left_after_a_thousand_cheap_steps() -> None:
+    said = times_left([0.13] * 1_000 + [2.1] * 1_500, 50)
+    assert said[1_050] == pytest.approx(2.1 * 1_450, rel=0.01)
+    resumed = times_left([0.13] * 10 + [2.1] * 1_500, 50, 990)
+    assert resumed[1_050] == pytest.approx(2.1 * 1_450, rel=0.01)
+
+
+@pytest.mark.parametrize("first", [0, 95])
+def test_time_left_has_what_is_done_besides_as_often_as_it_is_to_come(first: int) -> None:
+    said = times_left([1.0] * (1_000 - first), 10, first, aside=(100, 50.0))
+    # At step 100 the line comes before what is done there.
+    assert said[110] == pytest.approx(890 + 9 * 50, abs=1)
+    assert said[900] == pytest.approx(100 + 2 * 50, abs=1)
+    assert said[910] == pytest.approx(90 + 50, abs=1)
 
 
 def test_time_left_follows_the_steps_of_this_process_alone(tmp_path: Path) -> None:
