@@ -3,6 +3,7 @@ a Wasserstein critic whose gradient it follows (lvtrain.systems.seq2seq_wgan).""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,11 +97,20 @@ class Seq2SeqGANConfig:
                 "yet"
             )
         elif last.get("heeded") == 0:
-            yield (
-                f"the discriminator is right about {last['judged']:.0%} of pairs that are new to "
-                f"it, and is heeded from {self.discriminator.accuracy:.0%} on "
-                "(--discriminator.accuracy): the translator has not learnt from it yet"
-            )
+            judged, accuracy = last["judged"], self.discriminator.accuracy
+            # Rounded down, what is not enough is not said to be.
+            right = f"right about {math.floor(1_000 * judged) / 10:g}% of pairs that are new to it"
+            heeded = f"heeded from {100 * accuracy:g}% on (--discriminator.accuracy)"
+            if judged < accuracy:
+                yield (
+                    f"the discriminator is {right}, and is {heeded}: the translator has not learnt "
+                    "from it yet"
+                )
+            else:
+                yield (
+                    f"the discriminator came to be {right} at the last step, and is {heeded}: the "
+                    "translator has not learnt from it yet, and needs more --steps to"
+                )
 
     @property
     def smallest_batch(self) -> int:

@@ -19,6 +19,7 @@ from lvtrain.model import Model
 from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.training.checkpoint import latest
+from lvtrain.training.log import read_metrics
 from tests.systems.test_seq2seq_gan import SMALL
 
 SETTINGS: dict[str, Any] = {
@@ -163,6 +164,38 @@ def test_that_an_adversary_was_not_heeded_is_said_at_the_end_and_wherever_the_ru
     for text in said:
         assert ("has not learnt from it yet" in text) == bool(expected)
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (0.5, "is right about 50% of pairs that are new to it, and is heeded from 55% on"),
+        (0.5499, "is right about 54.9% of pairs that are new to it, and is heeded from 55% on"),
+        (0.58, "came to be right about 58% of pairs that are new to it at the last step, and is "
+               "heeded from 55% on (--discriminator.accuracy): the translator has not learnt from "
+               "it yet, and needs more --steps to"),
+    ],
+)  # fmt: skip
+def test_how_good_a_discriminator_is_that_was_not_heeded(judged: float, expected: str) -> None:
+    config = replace(SMALL, discriminator=replace(SMALL.discriminator, accuracy=0.55))
+    (said,) = config.remarks(10, 10, {"heeded": 0.0, "judged": judged})
+    assert expected in said
+
+
+def test_a_discriminator_that_becomes_good_enough_at_the_last_step_is_said_to_have(
+    store: Path, translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def waiting(accuracy: float, out: Path) -> str:
+        discriminator = replace(SMALL.discriminator, accuracy=accuracy)
+        model = starting_from(replace(SMALL, discriminator=discriminator), translator)
+        capsys.readouterr()
+        trained(store, out, model, steps=3, log_every=1)
+        return capsys.readouterr().err
+
+    waiting(1.0, tmp_path / "never")
+    *_, before, last = (line["judged"] for line in read_metrics(tmp_path / "never"))
+    said = waiting((before + last) / 2, tmp_path / "late")
+    assert "came to be right about" in said and "needs more --steps" in said
 
 
 def test_of_equal_figures_the_later_step_is_the_best(
