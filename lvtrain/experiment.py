@@ -284,16 +284,17 @@ def _game(system: System, settings: TrainConfig) -> Game:
 
 
 def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
-    """What is odd about a run that has come to its end."""
+    """What is odd about a run that has come to its end, and was not known at its start."""
     trained = [line for line in read_metrics(out) if line["kind"] == "train"]
-    if trained and hasattr(config.model, "remarks"):
-        yield from config.model.remarks(trained[-1]["step"], config.train.steps, trained[-1])
+    steps = config.train.steps
+    if trained and hasattr(config.model, "remarks") and not config.model.foreseen(steps):
+        yield from config.model.remarks(trained[-1]["step"], steps, trained[-1])
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:
     """What is odd about a store for a run, or its configuration, and no mistake."""
     if hasattr(config.model, "warnings"):
-        yield from config.model.warnings()
+        yield from config.model.warnings(config.train.steps)
     settings, rows = config.train, store.split("train").rows
     if settings.validate_every and "valid" not in store.splits:
         yield (

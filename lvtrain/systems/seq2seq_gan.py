@@ -70,32 +70,28 @@ class Seq2SeqGANConfig:
         """Whether both sides must have the same words."""
         return self.translator.one_vocabulary
 
-    def warnings(self) -> Iterator[str]:
-        """What is odd about it, and no mistake."""
+    def warnings(self, steps: int) -> Iterator[str]:
+        """What is odd about it for a run of so many steps, and no mistake."""
         if self.start is None and not self.play.likelihood:
             yield (
                 "the translator begins untrained: --from RUN starts from a trained one, "
                 "--likelihood N trains it first"
             )
+        if waits := self.foreseen(steps):
+            yield f"{waits}: the translator will not learn from it in --steps {steps}"
+
+    def foreseen(self, steps: int) -> str | None:
+        """Why the translator does not learn from its adversary in a run of so many steps, where
+        that is known before. That it is to learn from likelihood in all of them is not odd."""
+        return None if self.play.likelihood == steps else self._waits(steps, "are")
 
     def remarks(self, step: int, steps: int, last: Mapping[str, Any]) -> Iterator[str]:
         """What is odd about a run of so many steps that has come to a step, with these figures:
-        that the translator has not learnt from its adversary. That it was to learn from likelihood
-        in all of them is not odd."""
-        likelihood, pretraining = self.play.likelihood, self.critic.pretraining
-        if likelihood == steps:
+        that the translator has not learnt from its adversary."""
+        if self.play.likelihood == steps:
             return
-        if step <= likelihood:
-            yield (
-                f"the adversary begins after --likelihood {likelihood} iterations, and there were "
-                f"{step}: the translator has not learnt from it yet"
-            )
-        elif self.adversary == "wgan" and step <= likelihood + pretraining:
-            yield (
-                f"the critic is heeded after --critic.pretraining {pretraining} iterations of its "
-                f"own, and there were {step - likelihood}: the translator has not learnt from it "
-                "yet"
-            )
+        if waits := self._waits(step, "were"):
+            yield f"{waits}: the translator has not learnt from it yet"
         elif last.get("heeded") == 0:
             judged, accuracy = last["judged"], self.discriminator.accuracy
             # Rounded down, what is not enough is not said to be.
@@ -111,6 +107,18 @@ class Seq2SeqGANConfig:
                     f"the discriminator came to be {right} at the last step, and is {heeded}: the "
                     "translator has not learnt from it yet, and needs more --steps to"
                 )
+
+    def _waits(self, step: int, were: str) -> str | None:
+        """What comes before the translator learns from its adversary, where a step is no later, and
+        how much of that there was."""
+        likelihood, pretraining = self.play.likelihood, self.critic.pretraining
+        if step <= likelihood:
+            begins = f"the adversary begins after --likelihood {likelihood} iterations"
+            return f"{begins}, and there {were} {step}"
+        if self.adversary == "wgan" and step <= likelihood + pretraining:
+            own = f"--critic.pretraining {pretraining} iterations of its own"
+            return f"the critic is heeded after {own}, and there {were} {step - likelihood}"
+        return None
 
     @property
     def smallest_batch(self) -> int:

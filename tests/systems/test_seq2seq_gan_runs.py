@@ -146,7 +146,7 @@ def test_what_a_user_may_not_expect_of_a_run_is_said(
         ({"adversary": "wgan", "critic": replace(SMALL.critic, pretraining=2)}, ""),
     ],
 )  # fmt: skip
-def test_that_an_adversary_was_not_heeded_is_said_at_the_end_and_wherever_the_run_is_looked_at(
+def test_that_an_adversary_is_not_heeded_is_said_once_and_wherever_the_run_is_looked_at(
     store: Path,
     translator: Path,
     tmp_path: Path,
@@ -156,7 +156,15 @@ def test_that_an_adversary_was_not_heeded_is_said_at_the_end_and_wherever_the_ru
 ) -> None:
     out = tmp_path / "run"
     trained(store, out, starting_from(replace(SMALL, **changed), translator), steps=3)
-    said = [capsys.readouterr().err]
+    before, after = capsys.readouterr().err.split("step 2/3")
+    if "--" in expected:
+        # Known from the start, and said there alone.
+        assert f"{expected.replace('were', 'are')}: the translator will not learn" in before
+        assert "warning" not in after
+        said = []
+    else:
+        assert "will not learn" not in before
+        said = [after]
     assert run(["inspect", str(out), "--json"]) == 0
     said.append("\n".join(json.loads(capsys.readouterr().out)["warnings"]))
     assert run(["evaluate", str(out), "--draws", "0"]) == 0
@@ -293,5 +301,11 @@ def test_what_cannot_be_is_one_line_by_its_flag_and_no_folder(
 
 def test_likelihood_alone_that_was_asked_for_is_not_odd() -> None:
     config = replace(SMALL, play=PlayConfig(likelihood=3))
-    assert not list(config.remarks(3, 3, {}))
+    assert not list(config.remarks(3, 3, {"heeded": 0.0, "judged": 0.0}))
     assert list(config.remarks(3, 4, {}))
+    assert not [said for said in config.warnings(3) if "will not learn" in said]
+    assert [said for said in config.warnings(2) if "will not learn" in said]
+    assert not [said for said in config.warnings(4) if "will not learn" in said]
+    wgan = replace(config, adversary="wgan", critic=replace(SMALL.critic, pretraining=2))
+    told = [steps for steps in range(1, 8) if any("will not" in s for s in wgan.warnings(steps))]
+    assert told == [1, 2, 4, 5]
