@@ -294,7 +294,8 @@ def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:
     """What is odd about a store for a run, or its configuration, and no mistake."""
     if hasattr(config.model, "warnings"):
-        yield from config.model.warnings(config.train.steps)
+        usual, _ = named_preset(config.system, config.preset)
+        yield from config.model.warnings(config.train.steps, usual)
     settings, rows = config.train, store.split("train").rows
     if settings.validate_every and "valid" not in store.splits:
         yield (

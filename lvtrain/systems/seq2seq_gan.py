@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from lvtrain.config import Natural
+from lvtrain.config import Natural, differences, to_json
 from lvtrain.data.tokenizer import PAD
 from lvtrain.modules.discriminator import ConvolutionalDiscriminator, GridDiscriminator
 from lvtrain.modules.recurrent_critic import RecurrentCritic
@@ -30,6 +30,13 @@ from lvtrain.systems.seq2seq_sampling import Sampling
 from lvtrain.systems.seq2seq_wgan import CriticConfig, CriticPlayer, RelaxedPlayer
 from lvtrain.training.engine import EngineFactory
 from lvtrain.training.game import AdversaryPlayer, Game, Lag, ModelPlayer
+
+# What the others' adversaries have and one does not, by how the names of the fields begin.
+_NOT_OF = {
+    "brcsgan": ("critic.", "discriminator.length"),
+    "wu": ("critic.", "discriminator.windows"),
+    "wgan": ("discriminator.", "policy."),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,13 @@ class Seq2SeqGANConfig:
         """Whether both sides must have the same words."""
         return self.translator.one_vocabulary
 
-    def warnings(self, steps: int) -> Iterator[str]:
-        """What is odd about it for a run of so many steps, and no mistake."""
+    def warnings(self, steps: int, usual: Seq2SeqGANConfig) -> Iterator[str]:
+        """What is odd about it for a run of so many steps, and no mistake; `usual` is what it has
+        where nothing else was asked for."""
+        changed = differences(to_json(self), to_json(usual))
+        if vain := [name for name in changed if name.startswith(_NOT_OF[self.adversary])]:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in vain)
+            yield f"{flags}: of another adversary than {self.adversary}, and without effect"
         if self.start is None and not self.play.likelihood:
             yield (
                 "the translator begins untrained: --from RUN starts from a trained one, "

@@ -303,9 +303,38 @@ def test_likelihood_alone_that_was_asked_for_is_not_odd() -> None:
     config = replace(SMALL, play=PlayConfig(likelihood=3))
     assert not list(config.remarks(3, 3, {"heeded": 0.0, "judged": 0.0}))
     assert list(config.remarks(3, 4, {}))
-    assert not [said for said in config.warnings(3) if "will not learn" in said]
-    assert [said for said in config.warnings(2) if "will not learn" in said]
-    assert not [said for said in config.warnings(4) if "will not learn" in said]
+    assert not [said for said in config.warnings(3, SMALL) if "will not learn" in said]
+    assert [said for said in config.warnings(2, SMALL) if "will not learn" in said]
+    assert not [said for said in config.warnings(4, SMALL) if "will not learn" in said]
     wgan = replace(config, adversary="wgan", critic=replace(SMALL.critic, pretraining=2))
-    told = [steps for steps in range(1, 8) if any("will not" in s for s in wgan.warnings(steps))]
+    told = [n for n in range(1, 8) if any("will not" in s for s in wgan.warnings(n, SMALL))]
     assert told == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("adversary", "flags", "vain"),
+    [
+        ("wgan", "--policy.adversarial 0 --discriminator.optimizer.lr 1",
+         "--discriminator.optimizer.lr, --policy.adversarial"),
+        ("wgan", "--critic.rounds 2 --fresh 1 --extra-words 3", ""),
+        ("brcsgan", "--critic.answer-scale 1 --policy.offset 0", "--critic.answer-scale"),
+        ("brcsgan", "--discriminator.length 16", "--discriminator.length"),
+        ("brcsgan", "--discriminator.windows 1 2", ""),
+        ("wu", "--discriminator.windows 1 2", "--discriminator.windows"),
+        ("wu", "--discriminator.length 16", ""),
+    ],
+)  # fmt: skip
+def test_flags_that_an_adversary_does_not_have_are_said_to_be_without_effect(
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    adversary: str,
+    flags: str,
+    vain: str,
+) -> None:
+    argv = f"train seq2seq-gan --preset tiny --data {store} --out {tmp_path / 'run'} --steps 1 "
+    argv += f"--validate-every 0 --likelihood 1 --adversary {adversary} --no-tensorboard {flags}"
+    assert run(argv.split()) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "without effect" in line]
+    expected = f"warning: {vain}: of another adversary than {adversary}, and without effect"
+    assert said == ([expected] if vain else [])
