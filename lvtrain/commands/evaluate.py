@@ -60,6 +60,7 @@ def run(argv: list[str]) -> int:
         EvaluateArguments, argv, "evaluate", "lvtrain evaluate runs/first --samples 10000 --json"
     )
 
+    from lvtrain.commands.progress import watched
     from lvtrain.config import check
     from lvtrain.data.location import check_here
     from lvtrain.evaluation.evaluate import evaluate
@@ -77,7 +78,9 @@ def run(argv: list[str]) -> int:
         baseline = Model.load(arguments.baseline, average=arguments.average)
         baseline.translator  # noqa: B018  # raises for another system, before any work
     out = arguments.out or (arguments.run if model.is_run else None)
-    found = evaluate(model, arguments.config, lambda text: print(text, file=sys.stderr), baseline)
+    found = evaluate(
+        model, arguments.config, lambda text: print(text, file=sys.stderr), baseline, watched
+    )
     if arguments.json:
         print(json.dumps(found.figures, indent=2))
     else:

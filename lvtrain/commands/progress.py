@@ -13,8 +13,9 @@ LINE_SECONDS: Final = 30.0
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[int, int, str, int], None]]:
-    """Give the function that is told what is done, the total, the phase and the words done."""
+def shown(first: str = "reading") -> Iterator[Callable[[int, int, str, int], None]]:
+    """Give the function that is told what is done, the total, the phase and the words done; it is
+    the `first` phase until then."""
     from rich.console import Console
 
     console = Console(file=sys.stderr)
@@ -29,7 +30,7 @@ def shown() -> Iterator[Callable[[int, int, str, int], None]]:
     # What a command prints is its own, unless it would break the bar.
     redirect = bool(sys.stdout) and sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
-        task = bar.add_task("reading", rate="")
+        task = bar.add_task(first, rate="")
         clock = _Clock()
 
         def tell(done: int, total: int, phase: str, words: int) -> None:
@@ -38,6 +39,13 @@ def shown() -> Iterator[Callable[[int, int, str, int], None]]:
             bar.update(task, completed=done, total=total, description=phase, rate=clock.rate(words))
 
         yield tell
+
+
+@contextmanager
+def watched(phase: str) -> Iterator[Callable[[int, int], None]]:
+    """Give the function that is told what words are done, and the total, of one phase."""
+    with shown(phase) as tell:
+        yield lambda done, total: tell(done, total, phase, done)
 
 
 class _Clock:
@@ -55,7 +63,10 @@ class _Clock:
 
     def rate(self, words: int) -> str:
         seconds = time.monotonic() - self._start
-        return f"{words / seconds / 1e6:.2f}M words/s" if words and seconds > 0.1 else ""
+        if not words or seconds <= 0.1:
+            return ""
+        rate = words / seconds
+        return f"{rate / 1e6:.2f}M words/s" if rate >= 1e5 else f"{rate:,.0f} words/s"
 
     def left(self, total: int) -> str:
         """Time that the rest will take at the rate so far, where there is one."""

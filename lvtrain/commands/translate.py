@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -15,7 +19,7 @@ from lvtrain.errors import UserError
 from lvtrain.generation.translate import TranslateConfig
 
 if TYPE_CHECKING:
-    from lvtrain.generation.translate import Translation, Translator
+    from lvtrain.generation.translate import Translation, Translator, Watch
 
 # Most lines translated before any of them is written: sorted by length, they make full batches.
 _CHUNK = 2048
@@ -25,7 +29,8 @@ _CHUNK = 2048
 class TranslateArguments:
     """Translate standard input to standard output, a line out for each line in, in order; when the
     input pauses, what has come so far. An empty line stays empty. Text is split into words at
-    spaces, as the training text was: tokenise it in the same way."""
+    spaces, as the training text was: tokenise it in the same way. From a file to a file, a bar on
+    the terminal says how far it is."""
 
     run: tyro.conf.Positional[Path]
     """The run folder, or an exported model."""
@@ -66,22 +71,61 @@ def run(argv: list[str]) -> int:
     if arguments.sentences:
         parts, where = iter([list(arguments.sentences)]), "sentence"
     first = 1
-    for part in parts:
-        mistake = None
-        if not arguments.sentences:
-            part, mistake = _before_refused(translator, part, arguments.config, first, where)
-        every = translator.translate(part, arguments.config, first, where)
-        text = "".join(
-            _said(number, source, best, arguments)
-            for number, (source, best) in enumerate(zip(part, every, strict=True), first)
-        )
-        with signals_held():  # what is written is whole lines
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        if mistake:
-            raise mistake
-        first += len(part)
+    with _watched(0 if arguments.sentences else _bytes_to_read()) as watch_of:
+        for part in parts:
+            mistake = None
+            if not arguments.sentences:
+                part, mistake = _before_refused(translator, part, arguments.config, first, where)
+            every = translator.translate(part, arguments.config, first, where, watch_of(part))
+            text = "".join(
+                _said(number, source, best, arguments)
+                for number, (source, best) in enumerate(zip(part, every, strict=True), first)
+            )
+            with signals_held():  # what is written is whole lines
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            if mistake:
+                raise mistake
+            first += len(part)
     return 0
+
+
+def _bytes_to_read() -> int:
+    """Bytes of the file on standard input that are not read yet; 0 where it is no file."""
+    try:
+        file = sys.stdin.fileno()
+        status = os.fstat(file)
+        return status.st_size - os.lseek(file, 0, os.SEEK_CUR) if S_ISREG(status.st_mode) else 0
+    except (AttributeError, OSError, ValueError):  # closed, or of another kind
+        return 0
+
+
+@contextmanager
+def _watched(size: int) -> Iterator[Callable[[list[str]], Watch | None]]:
+    """Give the function from the lines of a part of so many bytes to who watches its translation: a
+    bar, where it has a terminal that the translations do not go to as well."""
+    if size <= 0 or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda lines: None
+        return
+    from lvtrain.commands.progress import shown
+
+    read = words = 0
+
+    with shown("translating") as tell:
+
+        def watch_of(lines: list[str]) -> Watch:
+            nonlocal read
+            start, before = read, words
+            read += (own := sum(len(line.encode()) + 1 for line in lines))
+
+            def watch(done: int, total: int) -> None:
+                nonlocal words
+                words = before + done
+                tell(start + own * done // max(1, total), size, "translating", words)
+
+            return watch
+
+        yield watch_of
 
 
 def _before_refused(

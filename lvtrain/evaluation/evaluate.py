@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,7 @@ from lvtrain.evaluation.perplexity import Judge, Progress
 from lvtrain.evaluation.sentences import part, read, shuffled
 from lvtrain.evaluation.validation import ONCE, batches_of, codes_of, evaluating
 from lvtrain.generation.beam import BeamConfig
+from lvtrain.generation.translate import Watch
 from lvtrain.model import Model
 from lvtrain.randomness import Key
 from lvtrain.systems import LatentSystem
@@ -25,6 +27,9 @@ from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.vae import VAE
 
 Figures = dict[str, Any]
+
+Watching = Callable[[str], AbstractContextManager[Watch]]
+"""Given the name of long work, watches it as long as the context is open."""
 
 _SHOWN_WALKS, _WALK_STEPS = 5, 7
 # Every distance is between as many codes: it depends on their number.
@@ -52,8 +57,11 @@ def evaluate(
     config: EvaluateConfig | None = None,
     progress: Progress | None = None,
     baseline: Model | None = None,
+    watching: Watching | None = None,
 ) -> Evaluation:
     """Measure a trained system on its store; a translator also against a `baseline`.
+
+    `progress` is told in a line what is begun or done, and `watching` of how far translation is.
 
     A figure that a system cannot have is left out: a language model reconstructs nothing. Raises
     UserError, before any work, for a setting that cannot be.
@@ -67,7 +75,8 @@ def evaluate(
     if not test.rows:
         raise UserError(f"{store.path}: split '{name}' has no sentences")
     if translator_of(model.system) is not None:
-        return _evaluate_translator(model, config, name, test, baseline, tell)
+        watching = watching or (lambda _: nullcontext(lambda done, total: None))
+        return _evaluate_translator(model, config, name, test, baseline, tell, watching)
     if baseline is not None:
         raise UserError(f"--baseline: expected a translator to compare, found {model.folder}")
     real = part(test, config.sentences, config.seed)
@@ -119,6 +128,7 @@ def _evaluate_translator(
     split: Rows,
     baseline: Model | None,
     tell: Progress,
+    watching: Watching,
 ) -> Evaluation:
     translator, how = model.translator, config.translate
     for remark in model.remarks:
@@ -129,7 +139,8 @@ def _evaluate_translator(
         split, translator.source, translator.target, config.sentences, config.seed
     )
     tell(f"translating {len(sources):,} sentences")
-    found = translation.translated(translator, sources, how)
+    with watching("translating") as watch:
+        found = translation.translated(translator, sources, how, watch)
     figures: Figures = {**_parameters(model), "split": name, "sentences": len(sources)}
     # Sentences that prepare dropped are not among those; what is left is easier.
     figures["dropped_too_long"] = model.store.info.splits[name].dropped.get("too_long", 0)
@@ -142,7 +153,8 @@ def _evaluate_translator(
     figures |= translation.scores(found, references)
     if baseline is not None:
         tell("translating with the baseline")
-        theirs = translation.translated(baseline.translator, sources, how)
+        with watching("translating") as watch:
+            theirs = translation.translated(baseline.translator, sources, how, watch)
         figures |= translation.compare(theirs, found, references)
         figures |= {f"baseline_{name}": of for name, of in _parameters(baseline).items()}
     grammar = embedded_grammar(shuffled(sources, 0))
@@ -156,7 +168,9 @@ def _evaluate_translator(
             chosen = known[: config.sources]
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
             drawing = replace(how, sample=True, search=BeamConfig(nbest=config.draws))
-            drawn = [[t.text for t in of] for of in translator.translate(chosen, drawing)]
+            with watching("drawing") as watch:
+                every = translator.translate(chosen, drawing, watch=watch)
+            drawn = [[t.text for t in of] for of in every]
             figures |= translation.mass(drawn, chosen, grammar)
     triples = list(zip(sources, map(translation.readable, references), found, strict=True))
     return Evaluation(_finite(figures), found, [], [], triples)

@@ -28,7 +28,7 @@ from sacrebleu.significance import PairedTest, Result
 from lvtrain.data.batches import Batch, Rows, sequential
 from lvtrain.data.tokenizer import SPECIALS, UNK, Tokenizer
 from lvtrain.evaluation.sentences import ids, target_ids
-from lvtrain.generation.translate import TranslateConfig, Translator, greedy, limits_of
+from lvtrain.generation.translate import TranslateConfig, Translator, Watch, greedy, limits_of
 from lvtrain.grammar.grammar import Grammar
 from lvtrain.systems.seq2seq import Seq2Seq
 
@@ -156,10 +156,13 @@ def validate(
 
 
 def translated(
-    translator: Translator, sources: Sequence[str], config: TranslateConfig
+    translator: Translator,
+    sources: Sequence[str],
+    config: TranslateConfig,
+    watch: Watch | None = None,
 ) -> list[str]:
     """The best translation of each source."""
-    return [best[0].text for best in translator.translate(sources, config)]
+    return [best[0].text for best in translator.translate(sources, config, watch=watch)]
 
 
 def _metrics() -> dict[str, Any]:

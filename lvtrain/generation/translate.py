@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple
@@ -22,6 +22,9 @@ from lvtrain.generation.encode import by_length, padded, texts
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq import Seq2Seq
+
+Watch = Callable[[int, int], None]
+"""Told how many words of the sources are translated, of how many."""
 
 # Where a line that is too long is cut rather than elsewhere: after these, in the order of choice.
 _CUTS = (frozenset(".!?"), frozenset(";:"), frozenset(","))
@@ -94,6 +97,7 @@ class Translator:
         config: TranslateConfig,
         first: int = 1,
         where: str = "sentence",
+        watch: Watch | None = None,
     ) -> list[list[Translation]]:
         """The `nbest` translations of each line, the best first; an empty line has an empty one.
 
@@ -104,7 +108,7 @@ class Translator:
         numbered = enumerate(texts(lines), first)
         pieces = [self.pieces(line, config, f"{where} {n}") for n, line in numbered]
         flat = [piece for of_line in pieces for piece in of_line]
-        found = iter(self.hypotheses(flat, config))
+        found = iter(self.hypotheses(flat, config, watch))
         translations = []
         for of_line in pieces:
             parts = [next(found) for _ in of_line]
@@ -115,12 +119,17 @@ class Translator:
         return translations
 
     def hypotheses(
-        self, sources: Sequence[Sequence[int]], config: TranslateConfig
+        self,
+        sources: Sequence[Sequence[int]],
+        config: TranslateConfig,
+        watch: Watch | None = None,
     ) -> list[list[Hypothesis]]:
         """The translations of sources of ids, none of them empty, as ids."""
         found: dict[int, list[Hypothesis]] = {}
         ended = [[*ids, EOS] for ids in sources]
         device = self.model.network.output.device
+        watch, done, total = watch or (lambda done, total: None), 0, sum(map(len, sources))
+        watch(done, total)
         for part in by_length([len(ids) for ids in ended], config.batch_size):
             tokens, lengths = padded([ended[place] for place in part])
             with torch.inference_mode():
@@ -131,6 +140,8 @@ class Translator:
             else:
                 best = beam_search(self.model, memory, limits, config.search)
             found |= zip(part, best, strict=True)
+            done += sum(len(sources[place]) for place in part)
+            watch(done, total)
         return [found[place] for place in range(len(sources))]
 
     def pieces(self, line: str, config: TranslateConfig, where: str) -> list[list[int]]:

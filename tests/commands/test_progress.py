@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,8 @@ import pytest
 
 from lvtrain.cli import run
 from lvtrain.commands import progress
+from lvtrain.grammar.grammar import Grammar
+from lvtrain.model import Model
 
 Beside = Callable[..., tuple[str, str]]
 
@@ -68,6 +72,8 @@ def test_the_time_left_follows_from_the_rate_since_the_phase_began(
             (40, 75, 100, "encoding", 8_000_000),
             (1, 0, 100, "encoding", 0),  # once more from the start
             (39, 10, 100, "encoding", 4_000_000),
+            (1, 0, 100, "translating", 0),
+            (39, 10, 100, "translating", 12_168),
         ):
             now += seconds
             tell(done, total, phase, words)
@@ -78,4 +84,40 @@ def test_the_time_left_follows_from_the_rate_since_the_phase_began(
         "encoding: 50 %",
         "encoding: 75 %, 0.10M words/s, 80 s left",
         "encoding: 10 %, 0.10M words/s, 351 s left",
+        "translating: 10 %, 312 words/s, 351 s left",
     ]
+
+
+def test_translating_a_file_is_watched_on_a_terminal(
+    translators: dict[str, Path], tmp_path: Path, beside_a_terminal: Beside
+) -> None:
+    source = tmp_path / "source"
+    lines = [*Grammar().sample(70, 5), "", "", *Grammar().sample(70, 6)]
+    source.write_text("\n".join(lines) + "\n")
+    out, shown = beside_a_terminal("translate", translators["tiny"], "--beam", "1", stdin=source)
+    expected = [
+        best[0].text for best in Model.load(translators["tiny"]).translations(lines, beam=1)
+    ]
+    assert out.splitlines() == expected
+    assert "translating" in shown and "100%" in shown and "words/s" in shown
+    assert not any(line and line in shown for line in expected)
+
+
+def test_evaluate_says_how_far_translation_is(
+    translators: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    run_, other = translators["tiny"], translators["tiny-transformer"]
+    ask = ("evaluate", run_, "--baseline", other, "--draws", "2", "--sources", "70", "--json",
+           "--translate.batch-size", "16", "--out", tmp_path)  # fmt: skip
+    capsys.readouterr()
+    assert run([str(a) for a in ask]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["sentences"] == 60
+    said = [line for line in found.err.splitlines() if re.search(r"^\w+: \d+ %", line)]
+    ends = [line.split(":")[0] for line in said if ": 100 %" in line]
+    assert ends == ["translating", "translating", "drawing"]
+    assert any(re.fullmatch(r"translating: \d\d %, [\d,]+ words/s, \d+ s left", s) for s in said)
