@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def connected(cluster: ClusterConfig, flag: str = "--address") -> Iterator[None]
     try:
         with _handlers_kept():
             if address == "local":
+                print("starting Ray on this machine", file=sys.stderr, flush=True)
                 ray.init(
                     address="local",
                     include_dashboard=False,

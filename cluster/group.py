@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +92,9 @@ def hired(config: RunConfig, cluster: ClusterConfig, adversary: bool) -> Iterato
     wanted = seats(cluster, adversary)
     placed = _place(cluster, [cluster.needs(seat.role) for seat in wanted])
     members, gone = [], False
+    roles = Counter(seat.role for seat in wanted)
+    counts = ", ".join(f"{role} {count}" for role, count in roles.items())
+    print(f"starting {len(wanted)} workers: {counts}", file=sys.stderr, flush=True)
     try:
         for index, seat in enumerate(wanted):
             members.append(_hire(config, cluster, seat, placed, index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,13 @@ def test_a_worker_that_died_is_named_with_what_is_known_of_it(groups: Groups) ->
     said = rf"model rank 0 of 1: the process died \(killed, or crashed .*pid {pid} on .*the start"
     with pytest.raises(WorkerFault, match=said):
         groups.get([first.busy.remote(), second.busy.remote()])
+
+
+def test_what_is_waited_for_while_workers_start_is_said(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hired(config, replace(SMALL, workers=2), adversary=True):
+        assert capsys.readouterr() == ("", "starting 3 workers: model 2, adversary 1\n")
 
 
 def test_workers_are_given_back_when_a_game_is_over(config: RunConfig) -> None:
