@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,6 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lvtrain import __version__
 from lvtrain.cluster.config import ClusterConfig
+from lvtrain.cluster.local import start
+from lvtrain.cluster.sigterm import sigterm_blocked
 from lvtrain.errors import UserError
 
 ANSWER = 10.0
@@ -61,17 +60,10 @@ def connected(cluster: ClusterConfig, flag: str = "--address") -> Iterator[None]
     # anyone.
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with _handlers_kept():
-            if address == "local":
-                print("starting Ray on this machine", file=sys.stderr, flush=True)
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-            else:
-                _join(address, said)
+        if address == "local":
+            start()
+        else:
+            _join(address, said)
         yield
     except SystemError as error:
         # What a signal's handler raises while Ray waits comes out of it as the cause of this.
@@ -92,7 +84,8 @@ def _join(address: str, said: str) -> None:
     if address != "auto":
         _ask(address, said)
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        with sigterm_blocked():
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
     except AuthenticationError:
         raise UserError(f"{said}: {_TOKEN}") from None
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
@@ -188,16 +181,3 @@ def _cause(error: BaseException) -> str:
         )
         return f"the cluster has {there}, this environment {here}: expected the same versions"
     return " ".join(said.split())
-
-
-@contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Keep Ray from answering SIGTERM in our place, by an exit status of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

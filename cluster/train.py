@@ -5,6 +5,7 @@ Its flags are those of `lvtrain train` and of `ClusterConfig`; it is what `ray j
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import tyro
 
 from lvtrain.cli import begin, guarded
 from lvtrain.cluster.config import ClusterConfig
+from lvtrain.cluster.sigterm import sigterm_blocked
 from lvtrain.commands.table import show
 from lvtrain.commands.train import ConfigT, TrainArguments, arguments
 from lvtrain.config import check
@@ -44,6 +46,10 @@ class ClusterArguments(TrainArguments[ConfigT]):
 
 def run(argv: list[str]) -> int:
     """Train on a cluster; exits as `lvtrain train` does."""
+    # Its threads, which start when it is imported, take no SIGTERM then that is to wait for Ray: a
+    # thread goes on to block what the one that started it did.
+    with sigterm_blocked():
+        importlib.import_module("numpy")
     parsed = arguments(argv, ClusterArguments, PROGRAM, "")
     if parsed is None:
         return 0
