@@ -61,8 +61,11 @@ class PrepareConfig:
     line_limit: int = LINE_LIMIT
     """Longest line taken for a sentence, in bytes; a longer one is an error."""
     deduplicate: Literal["none", "exact", "near"] = "none"
-    """Leave out training sentences that are there already: word for word, or nearly. With --append
-    those of the files added are compared, not those of the store."""
+    """Leave out sentences of the training files, those chosen for validation by hash among them,
+    that are there already: word for word with the same label and parallel side; or nearly, by
+    MinHash of the text alone: 99 of 100 that have 0.9 of their pairs of words in common with an
+    earlier one, 84 at 0.8, 9 at 0.5, and more with many such. With --append those of the files
+    added are compared, not those of the store."""
     seed: int = 0
     """Chooses the sentences for validation."""
     processes: int = 0

@@ -11,6 +11,9 @@ take 12 bytes each on the disk until they are compared.
             random hashes of the sentence's pairs of neighbouring words, of a single word the word
             itself. Two sentences whose sets of pairs have a Jaccard similarity of s share one of
             the 6 bands with probability 1 − (1 − s⁶)⁶: 0.99 at 0.9, 0.84 at 0.8, 0.09 at 0.5.
+            8 minima a band would be sharper and miss more: of 47,000 short reviews it removed a
+            fifth of those without an earlier one above 0.55, and found 73 % instead of 89 % of
+            those from 0.8 to below 1. With 12 bands it did both, for twice the keys.
 
 Of n different sentences, hashes of 64 bits take n² / 2⁶⁵ for duplicates: of 10⁸, one in a thousand
 corpora or so.
