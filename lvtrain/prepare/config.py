@@ -47,7 +47,8 @@ class PrepareConfig:
     tokenizer: Literal["words", "bpe"] = "words"
     """Whole words between whitespace, or byte-level byte-pair pieces."""
     vocab_size: int | None = None
-    """Words or pieces in the vocabulary, specials not counted; every word if not given."""
+    """Words or pieces in the vocabulary, specials not counted; every word if not given. With
+    --tokenizer bpe it must be given, at least 256."""
     target_vocab_size: int | None = None
     """The same for the parallel side; as many as the first side if not given."""
     shared_vocabulary: bool = False
@@ -72,8 +73,8 @@ class PrepareConfig:
     """Processes that work at once; one for each core if 0. The store is the same."""
     work: str | None = None
     """Folder for work on a store at a URI, gone on with after a kill; by default one below
-    ~/.cache/lvtrain. It takes twice the store's bytes, and with --deduplicate first 12 or 72 a
-    sentence; with --ray, every node must reach it."""
+    ~/.cache/lvtrain, or $XDG_CACHE_HOME/lvtrain. It takes twice the store's bytes, and with
+    --deduplicate first 12 or 72 a sentence; with --ray, every node must reach it."""
     append: bool = False
     """Add the sentences to the store that is there, with its vocabulary and its settings."""
     overwrite: bool = False
