@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing's own is most of what importing this would take
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from lvtrain.model import Model
     from lvtrain.training.trainer import Outcome

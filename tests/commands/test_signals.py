@@ -19,7 +19,7 @@ STATUS = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted
 # Runs the program and says when it does a thing for the first time.
 TELLING = """
 import os, sys
-from lvtrain.cli import main
+from lvtrain.__main__ import main
 
 event, end = sys.argv[1:3]
 sys.argv[1:3] = []
@@ -81,6 +81,19 @@ def test_prepare_says_that_its_work_was_kept(tmp_path: Path, signum: signal.Sign
     assert (process.returncode, said) == (status, expected)
     assert (tmp_path / ".store.work").is_dir()
     assert run(command) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_program_is_imported_is_one_line(signum: signal.Signals) -> None:
+    stops = f"import os; os.kill(os.getpid(), {int(signum)})"
+    first = TELLING.replace('os.write(1, b"!")', stops)
+    process = subprocess.run(
+        [sys.executable, "-c", first, "import", "lvtrain.cli", "--help"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    status, word = STATUS[signum]
+    said = (process.returncode, process.stdout, process.stderr)
+    assert said == (status, "", f"lvtrain: error: {word}\n")
 
 
 def test_a_signal_within_an_import_is_raised_after_it(
