@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Entry point of the `lvtrain` program."""
+    """Run the `lvtrain` program; its entry point is in `lvtrain.__main__`."""
     begin(lambda: run(sys.argv[1:]))
 
 
@@ -46,6 +46,7 @@ def begin(program: Callable[[], int]) -> None:
     # any other busy process that is most of the time, and steps become tens of times slower. Read
     # when torch is imported, which is later; who sets it in the environment is heard.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _open_streams()
     with signals_raised():
         status = program()
     sys.exit(status)
@@ -88,6 +89,14 @@ def guarded(command: Callable[[], int]) -> int:
         if (lacking := lacks_memory(error)) is not None:
             return _fail(lacking, 2)
         raise
+
+
+def _open_streams() -> None:
+    """Have the null device where a standard stream is closed: in order, so that each takes its own
+    number, and no file that is opened later is written to by whoever writes to that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
 
 
 @contextmanager

@@ -130,6 +130,17 @@ def test_prepare_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(out)["vocab_size"] == 7
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_the_null_device(store: Path, tmp_path: Path, closed: str) -> None:
+    out = str(tmp_path / "lines")
+    for command in (["inspect", str(store)], ["grammar", "--num", "2", "--out", out]):
+        asked = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "lvtrain", *command]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (closed == "2>&-" and command[0] == "inspect")
+    assert len(Path(out).read_text().splitlines()) == 2
+
+
 def test_doctor_names_every_operation(capsys: pytest.CaptureFixture[str]) -> None:
     figures = json.loads(said(capsys, "doctor", "--json"))
     assert {"lstm", "gradient_penalty"} <= set(json.dumps(figures["operations"]).split('"'))
