@@ -35,10 +35,12 @@ def notice(text: str) -> None:
     warnings.warn(text, Notice, stacklevel=3)
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Name the choice most like `name`, as a clause to end a `UserError` with, or nothing."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """Name the choice most like `name`, as a clause to end a `UserError` with, or nothing. That all
+    begin with `prefix` makes none like another."""
+    others = [choice.removeprefix(prefix) for choice in choices if choice != name]
+    close = difflib.get_close_matches(name.removeprefix(prefix), others, n=1, cutoff=0.6)
+    return f" (did you mean '{prefix}{close[0]}'?)" if close else ""
 
 
 def cut(text: str) -> str:

@@ -129,7 +129,7 @@ def _unknown(tokens: list[str], flags: list[str]) -> str:
             ends = [f for f in flags if f.endswith(f".{flag.lstrip('-')}")]
             # The flag of the same name with the shortest way to it, else one spelt like it.
             meant = min(ends, key=lambda f: f.count("."), default="")
-            near = f" (did you mean '{meant}'?)" if meant else nearest(flag, flags)
+            near = f" (did you mean '{meant}'?)" if meant else nearest(flag, flags, "--")
             return f"unknown flag '{token.partition('=')[0]}'{near}"
     return f"unexpected argument '{tokens[0]}'"
 

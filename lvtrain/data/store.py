@@ -323,6 +323,11 @@ def read_index(path: Path | Uri) -> StoreInfo:
     """Return what a store knows of itself. Raises UserError where there is none, or no store."""
     path = place(path)
     if isinstance(path, Path) and not path.is_dir():
+        if path.exists():
+            raise UserError(
+                f"{path}: expected a folder that `lvtrain prepare` wrote, found "
+                + ("a file" if path.is_file() else "no folder")
+            )
         near = nearest(path.name, [p.name for p in path.parent.glob("*")])
         raise UserError(
             f"{path}: no such store, expected a folder that `lvtrain prepare` wrote{near}"

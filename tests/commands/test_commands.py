@@ -153,6 +153,7 @@ def test_mistakes_are_one_line(
     run_ = runs["arae"]
     assert "did you mean 'train'" in refused(capsys, "trian")
     assert "did you mean 'arae'" in refused(capsys, "train", "area", *data, *out)
+    assert "did you mean" not in refused(capsys, "translate", "x", "--foo")
     assert "did you mean '--steps'" in refused(capsys, "train", "lm", *data, *out, "--stepz", "3")
     assert "did you mean 'tiny'" in refused(capsys, "train", "lm", *data, *out, "--preset", "tinny")
     assert "--steps" in refused(capsys, "train", "lm", *data, *out, "--steps", "many")

@@ -128,6 +128,9 @@ def test_what_is_no_store_is_said(path: Path, tmp_path: Path) -> None:
         Store.open(path.with_name("sotre"))
     with pytest.raises(UserError, match=re.escape("not a store: no store.json")):
         Store.open(tmp_path)
+    (tmp_path / "s100").touch()
+    with pytest.raises(UserError, match="prepare` wrote, found a file$"):
+        Store.open(tmp_path / "s100")
 
 
 @pytest.mark.parametrize("verify", ["auto", "full"])
