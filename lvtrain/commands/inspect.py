@@ -24,8 +24,8 @@ class InspectArguments:
     path: tyro.conf.Positional[Path]
     """A run folder, an exported model or a store; a store may be a URI."""
     verify: bool = False
-    """Compare every shard of a store with its checksum. A run's newest and best checkpoints are
-    always compared."""
+    """Compare every shard of a store with its checksum, and say how many there were. A run's newest
+    and best checkpoints are always compared."""
     json: bool = False
     """One JSON object."""
 
@@ -35,12 +35,24 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.data.info import INDEX
     from lvtrain.data.location import is_file, uri_of
+    from lvtrain.errors import UserError
+    from lvtrain.generation.recorded import CONFIG
     from lvtrain.model import WEIGHTS
 
-    if uri_of(arguments.path) is not None or is_file(arguments.path / INDEX):
-        return _store(arguments.path, arguments.verify, arguments.json)
-    exported = (arguments.path / WEIGHTS).is_file()
-    figures = _model(arguments.path) if exported else _run(arguments.path)
+    path = arguments.path
+    if uri_of(path) is not None or is_file(path / INDEX):
+        return _store(path, arguments.verify, arguments.json)
+    if not path.exists():
+        raise UserError(f"inspect: {path}: no such run or store")
+    if not path.is_dir():
+        raise UserError(f"inspect: {path}: expected the folder of a run or store, found a file")
+    exported = (path / WEIGHTS).is_file()
+    if not exported and not (path / CONFIG).is_file():
+        raise UserError(
+            f"inspect: {path}: neither a run (no {CONFIG}), an exported model (no {WEIGHTS}) nor "
+            f"a store (no {INDEX})"
+        )
+    figures = _model(path) if exported else _run(path)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -69,8 +81,6 @@ def _run(folder: Path) -> dict[str, Any]:
     from lvtrain.training import checkpoint
     from lvtrain.training.parts import digest
 
-    if not folder.exists():
-        raise UserError(f"inspect: {folder}: no such run or store")
     config = read_config(folder)
     found = checkpoint.latest(folder / "checkpoints")
     if found is None:
@@ -134,11 +144,14 @@ def _store(folder: Path, verify: bool, as_json: bool) -> int:
     from lvtrain.data.store import Store
 
     store = Store.open(folder, verify="full" if verify else "size")
+    shards = sum(len(split.shards) for split in store.info.splits.values())
+    figures: dict[str, Any] = {"kind": "store", "digest": store.digest}
+    if verify:
+        figures["verified"] = {"shards": shards, "bytes": store.bytes}
     if as_json:
-        print(
-            json.dumps({"kind": "store", "digest": store.digest, **store.info.figures()}, indent=2)
-        )
+        print(json.dumps({**figures, **store.info.figures()}, indent=2))
     else:
-        show([("kind", "store"), ("digest", store.digest)])
+        compared = [("verified", f"{shards:,} shards, {store.bytes:,} bytes")] if verify else []
+        show([("kind", "store"), ("digest", store.digest), *compared])
         print(f"\n{store.info.summary()}")
     return 0

@@ -49,6 +49,26 @@ def test_a_store_is_the_table_that_prepare_shows(store: Path, said: Ask) -> None
     assert train.split()[:2] == ["train", "600"]
 
 
+def test_verifying_says_what_was_compared(store: Path, said: Ask) -> None:
+    shards = list(store.glob("*/*.arrow"))
+    size = sum(path.stat().st_size for path in shards)
+    line = f"verified  {len(shards)} shards, {size:,} bytes\n"
+    assert line in said("inspect", store, "--verify")
+    figures = json.loads(said("inspect", store, "--verify", "--json"))
+    assert figures["verified"] == {"shards": len(shards), "bytes": size}
+    assert "verified" not in said("inspect", store) + said("inspect", store, "--json")
+
+
+def test_what_is_neither_a_run_nor_a_store_is_told(store: Path, refused: Ask) -> None:
+    assert refused("inspect", store / "train").endswith(
+        "neither a run (no config.json), an exported model (no model.safetensors) nor a store "
+        "(no store.json)\n"
+    )
+    assert "expected the folder of a run or store, found a file" in refused(
+        "inspect", store / "store.json"
+    )
+
+
 def test_an_exported_model_is_described(runs: Runs, tmp_path: Path, said: Ask) -> None:
     for system in ("ae", "lm"):
         said("export", runs[system], "--out", tmp_path / system)
