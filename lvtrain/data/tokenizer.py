@@ -231,7 +231,9 @@ class Tokenizer:
                 kept.append(int(id))
         if self.kind == "words":
             return " ".join([self._tokens[id] for id in kept])
-        return self._model.decode(kept, skip_special_tokens=False).strip()
+        text = self._model.decode(kept, skip_special_tokens=False)
+        # Pieces of bytes may spell the end of a line, which no sentence has.
+        return " ".join(text.split())
 
     def decode_batch(self, batch: Iterable[Sequence[int]]) -> list[str]:
         """Return the text of each row of ids."""

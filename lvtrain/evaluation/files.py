@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     if evaluation.translations:
         files = {name: files[name] for name in ("evaluation.json", "samples.txt")}
         files["translations.json"] = _json(shuffled(evaluation.translations, 0)[:_TRANSLATIONS])
-        files["translations.tsv"] = "".join(map(_tabbed, evaluation.translations))
+        lines = ("\t".join(sentences) for sentences in evaluation.translations)
+        files["translations.tsv"] = "".join(f"{line}\n" for line in lines)
     for name, text in files.items():
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-
-
-def _tabbed(sentences: Sequence[str]) -> str:
-    """A line; pieces of bytes may spell white space, which must not part what is one sentence."""
-    return "\t".join(" ".join(sentence.split()) for sentence in sentences) + "\n"
 
 
 def _json(value: Any) -> str:

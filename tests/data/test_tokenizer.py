@@ -67,6 +67,12 @@ def test_names_of_specials_in_text_are_not_the_specials(bpe: Tokenizer) -> None:
     assert bpe.decode(bpe.encode("<s> a </s>")) == "<s> a </s>"
 
 
+def test_no_pieces_spell_more_than_one_line(bpe: Tokenizer) -> None:
+    breaks = [len(SPECIALS) + bpe.words.index(piece) for piece in "ĊčĉĠ"]  # \n, \r, \t, a space
+    dog = bpe.encode("dog")
+    assert bpe.decode([*dog, *breaks, *dog, breaks[0]]) == "dog dog"
+
+
 def test_decoding_stops_at_the_end_and_skips_padding(bpe: Tokenizer) -> None:
     words = Tokenizer.train_words(LINES)
     assert words.decode([BOS, 4, UNK, PAD, 5, EOS, 6]) == "the <unk> cat"
