@@ -37,6 +37,7 @@ import numpy as np
 
 from benchmarks.data import ORDERS
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import INDEX
 from lvtrain.data.shards import ShardInfo
@@ -109,17 +110,13 @@ def prepare(work: Path, words: int, options: argparse.Namespace) -> Figures:
 
 def peers(work: Path, words: int, options: argparse.Namespace) -> Figures:
     """Have others turn the same text into integers on a disk."""
-    if options.peers is None:
-        return {}
     out = work / "peers"
     shutil.rmtree(out, ignore_errors=True)
     files = list(map(str, sorted((work / "text").iterdir())))
     command = [str(options.peers), "-m", "benchmarks.corpus_peers", str(out), *files]
-    done = subprocess.run(
-        [*command, "--processes", str(options.processes)], check=True, stdout=subprocess.PIPE
-    )
+    said = _said([*command, "--processes", str(options.processes)])
     shutil.rmtree(out, ignore_errors=True)
-    return {"words": words, **json.loads(done.stdout.splitlines()[-1])}
+    return {"words": words, **json.loads(said.splitlines()[-1])}
 
 
 def read(work: Path, words: int, options: argparse.Namespace) -> Figures:
@@ -128,8 +125,7 @@ def read(work: Path, words: int, options: argparse.Namespace) -> Figures:
     for order in ORDERS:
         command = [sys.executable, "-m", "benchmarks.data", "--store", str(work / "store")]
         command += ["--seconds", str(options.seconds), "--order", order]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        figures[order] = json.loads(done.stdout)
+        figures[order] = json.loads(_said(command))
     for step in (0, 10**6):
         times = [first_batch(work / "store", step) for _ in range(5)]
         figures[f"open_and_batch_{step}_seconds"] = times[0]
@@ -170,9 +166,7 @@ def kill(work: Path, words: int, options: argparse.Namespace) -> Figures:
             kills += 1
             assert not out.exists() or (out / INDEX).is_file()
     if not out.exists():
-        subprocess.run(
-            _prepare(work, out, options.processes), check=True, stdout=subprocess.DEVNULL
-        )
+        _said(_prepare(work, out, options.processes))
     same = _digest(out) == expected
     shutil.rmtree(out)
     return {"kills": kills, "ended_between": ended, "identical": same}
@@ -210,16 +204,13 @@ def damage(work: Path, words: int, options: argparse.Namespace) -> Figures:
 
 def train(work: Path, words: int, options: argparse.Namespace) -> Figures:
     """Train a preset for some steps."""
-    if not options.train_steps:
-        return {}
     out = work / "run"
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    subprocess.run(
+    _said(
         [*LVTRAIN, "train", "arae", "--preset", options.preset, "--data", str(work / "store"),
          "--out", str(out), "--steps", str(options.train_steps), "--validate-every", "0",
-         "--log-every", "10"],
-        check=True, stdout=subprocess.DEVNULL,
+         "--log-every", "10"]
     )  # fmt: skip
     seconds = time.perf_counter() - start
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -277,8 +268,21 @@ def _wait(process: subprocess.Popen[Any]) -> resource.struct_rusage:
     """Wait for a process to succeed; gives what it and those that it waited for used."""
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
+    _check_done(process.args, process.returncode)
     return used
+
+
+def _check_done(command: Any, status: int) -> None:
+    """Raise UserError for a process that failed: what of, it has said itself."""
+    if status:
+        raise UserError(f"{' '.join(command[1:4])} … ended with status {status}")
+
+
+def _said(command: list[str]) -> bytes:
+    """What a process that succeeds writes on standard output."""
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+    _check_done(command, done.returncode)
+    return done.stdout
 
 
 def _prepare(work: Path, out: Path, processes: int) -> list[str]:
@@ -313,7 +317,28 @@ def _read_all(store: Store, shard: ShardInfo) -> None:
                 split.gather(np.arange(start, min(start + (1 << 18), first + rows)))
 
 
-def main() -> None:
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError for a number that cannot be."""
+    if not (options.words >= 1 and options.words.is_integer()):
+        raise UserError(f"--words: expected a whole number, 1 or more, found {options.words:g}")
+    if not options.seconds > 0:
+        raise UserError(f"--seconds: expected more than 0, found {options.seconds:g}")
+    for name, least in (("processes", 1), ("kills", 0), ("damages", 0), ("train_steps", 0)):
+        if (found := getattr(options, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, found {found}")
+
+
+def check_made(work: Path, stage: str) -> None:
+    """Raise UserError for a stage without what those before it make."""
+    wants = {"generate": (), "prepare": ("text",), "peers": ("text",)}
+    wants |= {"kill": ("text", "store", "prepare.json")}
+    for name in wants.get(stage, ("store",)):
+        if not (work / name).exists():
+            earlier = {"text": "generate"}.get(name, "prepare")
+            raise UserError(f"{stage}: no {work / name}: expected the stage {earlier} before it")
+
+
+def main() -> int:
     """Run the stages that have no figures yet, then print all of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -328,19 +353,30 @@ def main() -> None:
     parser.add_argument("--train-steps", type=int, default=0)
     parser.add_argument("--preset", default="arae-1b")
     parser.add_argument("--peers", type=Path, help="a Python that has `datasets` and `tokenizers`")
+    parser.add_argument("--json", action="store_true", help="one JSON object, when all is done")
     options = parser.parse_args()
+    check(options)
     work = options.work / f"{int(options.words)}"
     work.mkdir(parents=True, exist_ok=True)
+    idle = {"peers"} if options.peers is None else set()
+    idle |= set() if options.train_steps else {"train"}
+    found: dict[str, Figures] = {}
     for stage in options.stages:
         path = work / f"{stage}.json"
-        if not path.exists():
+        if not path.exists() and stage not in idle:
+            check_made(work, stage)
             figures = globals()[stage](work, int(options.words), options)
-            if figures:
-                whence = provenance("benchmarks.corpus")
-                path.write_text(json.dumps({**whence, **figures}, indent=1))
+            whence = provenance("benchmarks.corpus")
+            path.write_text(json.dumps({**whence, **figures}, indent=1))
         if path.exists():
-            print(json.dumps({stage: json.loads(path.read_text())}, indent=1), flush=True)
+            found[stage] = json.loads(path.read_text())
+            if not options.json:
+                rows = [f"  {name:32}{value}" for name, value in found[stage].items()]
+                print("\n".join([stage, *rows]), flush=True)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

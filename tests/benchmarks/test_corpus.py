@@ -14,7 +14,9 @@ import pytest
 from benchmarks import corpus, corpus_peers
 from benchmarks.corpus import Memory
 from benchmarks.data import measure
+from lvtrain.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 WORDS = 1_000_000
 
 
@@ -74,6 +76,37 @@ def test_others_make_the_same_integers(work: Path, tmp_path: Path) -> None:
     corpus_peers.binarise(tmp_path, [str(few)], 2)
     sizes = [path.stat().st_size for path in tmp_path.glob("binarise-*.bin")]
     assert sum(sizes) == 2 * (len(few.read_text().split()) + 500)
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    for argv, said in (
+        (["--words", "-5"], "--words: expected a whole number, 1 or more, found -5"),
+        (["--kills", "-1"], "--kills: expected 0 or more, found -1"),
+        (["--stages", "read"], f"read: no {tmp_path / '1000000' / 'store'}: expected the stage "
+         "prepare before it"),
+    ):  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.corpus", "--work", str(tmp_path), *argv]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (2, f"lvtrain: error: {said}\n")
+    with pytest.raises(UserError, match="-c exit.3. … ended with status 3"):
+        corpus._said([sys.executable, "-c", "exit(3)"])
+
+
+def test_figures_of_all_stages_are_one_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1000").mkdir()
+    (tmp_path / "1000" / "read.json").write_text('{"tokens": 3}')
+    argv = ["corpus", "--work", str(tmp_path), "--words", "1e3", "--stages", "read"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert corpus.main() == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["read"],
+        ["tokens", "3"],
+    ]
+    monkeypatch.setattr("sys.argv", [*argv, "--json"])
+    assert corpus.main() == 0
+    assert json.loads(capsys.readouterr().out) == {"read": {"tokens": 3}}
 
 
 def test_memory_is_that_of_a_process_and_its_children() -> None:
