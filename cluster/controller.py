@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from lvtrain.begin import is_started
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
 from lvtrain.cluster.game import Places, RemoteGame, game_shape
@@ -119,7 +120,8 @@ def _play(
             if config.train.validate_every and "valid" in store.splits:
                 judge = game.validate
             keep = _keeping(storage, game, config) if storage else None
-            outcome = train(game, Places(store, config), config.train, out, log, judge, found, keep)
+            places, started = Places(store, config), is_started(config)
+            outcome = train(game, places, config.train, out, log, judge, found, keep, started)
             if storage:
                 storage.fetch(out / CHECKPOINTS)
             return outcome

@@ -11,6 +11,11 @@ from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_gan import Seq2SeqGAN
 
 
+def is_started(config: RunConfig) -> bool:
+    """Whether a run starts from another."""
+    return getattr(config.model, "start", None) is not None
+
+
 def begin(system: System, config: RunConfig) -> None:
     """Put the system of a new run to where the run ended that it starts from, if it says one.
 

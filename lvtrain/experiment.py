@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import nn
 
-from lvtrain.begin import begin
+from lvtrain.begin import begin, is_started
 from lvtrain.config import OptimizerConfig, RunConfig, TrainConfig, check
 from lvtrain.data.batches import Batches
 from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
@@ -234,7 +234,8 @@ def _carry_out(config: RunConfig, out: Path, found: Checkpoint | None, new: bool
     else:
         begin(system, config)
     with logged(config, out, found, new, store) as log:
-        return train(on_device(game, device), batches, settings, out, log, judge, found)
+        played, started = on_device(game, device), is_started(config)
+        return train(played, batches, settings, out, log, judge, found, started=started)
 
 
 @contextmanager
@@ -249,7 +250,7 @@ def logged(
         RunLog(
             out,
             total_steps=settings.steps,
-            resume_step=found.step if found else 0,
+            resume_step=found.step if found else None,
             every=settings.log_every,
             tensorboard=settings.tensorboard,
         ) as log,
@@ -285,7 +286,15 @@ def _game(system: System, settings: TrainConfig) -> Game:
 
 def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
     """What is odd about a run that has come to its end, and was not known at its start."""
-    trained = [line for line in read_metrics(out) if line["kind"] == "train"]
+    lines = read_metrics(out)
+    trained = [line for line in lines if line["kind"] == "train"]
+    judged = [line for line in lines if line["kind"] == "validation"]
+    best = [line["step"] for line in judged if line.get("best")]
+    if best[-1:] == [0] and judged[-1]["step"]:
+        yield (
+            "no step was better than the start of the run: what reads it takes step 0, unless "
+            "--step says another"
+        )
     steps = config.train.steps
     if trained and hasattr(config.model, "remarks") and not config.model.foreseen(steps):
         yield from config.model.remarks(trained[-1]["step"], steps, trained[-1])

@@ -102,6 +102,9 @@ class Seq2SeqGANConfig:
         that the translator has not learnt from its adversary."""
         if self.play.likelihood == steps:
             return
+        if not step:
+            yield "the run began with it: the translator has not learnt from its adversary yet"
+            return
         if waits := self._waits(step, "were"):
             yield f"{waits}: the translator has not learnt from it yet"
         elif last.get("heeded") == 0:

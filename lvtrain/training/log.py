@@ -41,7 +41,7 @@ class RunLog:
 
     A line is written every `every` steps, at the last step, and at the end for what is pending.
     Lines of steps after `resume_step` belong to steps that are about to be trained again: they are
-    cut off, and TensorBoard is told to forget them.
+    cut off, and TensorBoard is told to forget them. None is a run from its beginning: all are.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RunLog:
         folder: Path,
         *,
         total_steps: int,
-        resume_step: int = 0,
+        resume_step: int | None = None,
         every: int = 10,
         display: DisplayKind = "auto",
         tensorboard: bool = True,
@@ -64,11 +64,12 @@ class RunLog:
         last = kept[-1] if kept else {}
         self._seconds_before = float(last.get("seconds") or 0.0)
         self._words_before = int(last.get("words") or 0)
-        self._display = make_display(display, total_steps, resume_step, stream)
+        first = resume_step or 0
+        self._display = make_display(display, total_steps, first, stream)
         if best := next((line for line in reversed(kept) if line.get("best")), None):
             self._display.best(best)
         self._total_steps, self._every = total_steps, every
-        self._step = self._flushed_step = resume_step
+        self._step = self._flushed_step = first
         self._words = self._flushed_words = 0
         self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -222,10 +223,10 @@ def _storage(path: Path) -> Iterator[None]:
         raise UserError(f"{what} while writing {path}") from error
 
 
-def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
+def _cut(path: Path, resume_step: int | None) -> list[dict[str, Any]]:
     """Drop the lines after `resume_step`, atomically; a run from the start keeps none."""
-    lines = read_metrics(path.parent)
-    kept = [line for line in lines if line["step"] <= resume_step] if resume_step else []
+    last = -1 if resume_step is None else resume_step
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= last]
     if path.exists():
         temporary = path.with_name(f".{path.name}")
         with temporary.open("w", encoding="utf-8") as file:
@@ -236,13 +237,13 @@ def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     return kept
 
 
-def _events(folder: Path, resume_step: int) -> Any:
+def _events(folder: Path, resume_step: int | None) -> Any:
     """A TensorBoard writer, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
+    return SummaryWriter(str(folder), purge_step=0 if resume_step is None else resume_step + 1)
 
 
 def _checked(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -100,9 +100,11 @@ def train(
     validate: Validate | None = None,
     resume: Checkpoint | None = None,
     keep: Keep | None = None,
+    started: bool = False,
 ) -> Outcome:
     """Play `game` on `batches` up to `config.steps`; `resume` is where its engines were restored
-    from. Checkpoints are committed to the run's folder, or by `keep`.
+    from. Checkpoints are committed to the run's folder, or by `keep`. A run that is `started` from
+    another has its start validated too, and committed: it may be the best.
 
     A step is a pure function of the weights and (seed, step), so a run that was killed and resumed
     ends in the same weights, bit for bit, as one that was not. Raises NonFiniteLoss before the
@@ -132,7 +134,7 @@ def train(
         try:
             game.check_state()
         except NonFiniteLoss as error:
-            path = _report_nonfinite(run, game, batches, step - 1, error)
+            path = _report_nonfinite(run, game, batches, max(step - 1, 0), error)
             where = f" after step {step}: not committed; the batches of the step are in {path}"
             raise NonFiniteLoss(error.player, error.quantity, error.value, where) from None
 
@@ -147,7 +149,22 @@ def train(
             keep(step, game.write, meta, config.keep, best_too)
         committed = step
 
+    def judge(validate: Validate) -> None:
+        nonlocal best
+        with log.untimed("validation", again(config.validate_every)):
+            check()
+            figures = dict(validate(step))
+        name, value = next(iter(figures.items()))
+        better = math.isfinite(value) and (best is None or value <= best["value"])
+        if better:
+            best = {"step": step, "metric": name, "value": value}
+        log.validation(step, figures, best=better)
+        if better:
+            save()
+
     with stop_requests() as stop:
+        if validate and config.validate_every and started and resume is None:
+            judge(validate)
         while step < config.steps and not stop():
             key = Key(seed=config.seed, step=step)
             try:
@@ -161,16 +178,7 @@ def train(
             log.step(step, words, metrics)
             last = step == config.steps
             if validate and config.validate_every and (step % config.validate_every == 0 or last):
-                with log.untimed("validation", again(config.validate_every)):
-                    check()
-                    figures = dict(validate(step))
-                name, value = next(iter(figures.items()))
-                better = math.isfinite(value) and (best is None or value <= best["value"])
-                if better:
-                    best = {"step": step, "metric": name, "value": value}
-                log.validation(step, figures, best=better)
-                if better:
-                    save()
+                judge(validate)
             if step % config.checkpoint_every == 0 or last:
                 save()
         stopped = step < config.steps

@@ -56,7 +56,7 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
     ours = found[2]["settings"]
     assert settings("lambda-0.5", replace(config, start=tmp_path / "moved" / "start")) == ours
     assert settings("lambda-0.5", replace(config, start=other)) != ours
-    assert curve(config).splitlines()[0] == "| validation, greedy | 2 | 3 |"
+    assert curve(config).splitlines()[0] == "| validation, greedy | 0 | 2 | 3 |"
     assert table(found).count("\n") == 5 and "1 roll-outs" in whence(config, found)
     for adversary in ("brcsgan", "wu"):
         other = replace(config, adversary=adversary)

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import lvtrain
+from lvtrain import experiment
 from lvtrain.cli import run
 from lvtrain.errors import UserError
 from lvtrain.experiment import starting_from
 from lvtrain.model import Model
 from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_play import PlayConfig
-from lvtrain.training.checkpoint import latest
+from lvtrain.training.checkpoint import latest, steps
 from lvtrain.training.log import read_metrics
 from tests.systems.test_seq2seq_gan import SMALL
 
@@ -213,6 +214,89 @@ def test_of_equal_figures_the_later_step_is_the_best(
     model = starting_from(waiting, translator)
     out = trained(store, tmp_path / "run", model, steps=4, validate_every=2)
     assert Model.load(out).step == 4, "a frozen translator is as good at each step"
+
+
+def worse_each_step(monkeypatch: pytest.MonkeyPatch, ends_at: int = -1) -> None:
+    """Let validation find every step worse than those before it; at one it ends the process."""
+
+    def figures(step: int) -> dict[str, float]:
+        if step == ends_at:
+            raise KeyboardInterrupt
+        return {"missing_bleu": 50.0 + step}
+
+    monkeypatch.setattr(experiment, "validation", lambda *arguments: figures)
+
+
+def test_the_start_of_a_run_is_its_best_where_no_step_is_better(
+    store: Path,
+    translator: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worse_each_step(monkeypatch)
+    model, out = starting_from(PHASES, translator), tmp_path / "run"
+    trained(store, out, model, steps=8, validate_every=3, checkpoint_every=1)
+    said = capsys.readouterr().err
+    assert said.count("best so far") == 1 and "no step was better than the start" in said
+    judged = [line for line in read_metrics(out) if line["kind"] == "validation"]
+    assert [(line["step"], line.get("best", False)) for line in judged] == [
+        (0, True), (3, False), (6, False), (8, False),
+    ]  # fmt: skip
+    assert steps(out / "checkpoints") == [0, 7, 8], "the best is kept however old it is"
+    found = Model.load(out)
+    ours, theirs = translator_of(found.system), translator_of(Model.load(translator).system)
+    assert found.step == 0 and ours is not None and theirs is not None
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+    assert found.remarks == ["the run began with it: the translator has not learnt from its "
+                             "adversary yet"]  # fmt: skip
+
+
+def test_nothing_is_validated_before_the_first_step_without_a_start_or_validation(
+    store: Path, translator: Path, tmp_path: Path
+) -> None:
+    for name, model, every in (
+        ("anew", PHASES, 1),
+        ("unjudged", starting_from(PHASES, translator), 0),
+    ):
+        out = trained(store, tmp_path / name, model, steps=1, validate_every=every)
+        assert [line["step"] for line in read_metrics(out)] == ([1] if every == 0 else [1, 1])
+        assert steps(out / "checkpoints") == [1]
+
+
+@pytest.mark.parametrize("killed", ["before the start was judged", "before it was committed",
+                                    "after it was committed"])  # fmt: skip
+def test_a_run_killed_at_its_start_goes_on_as_one_that_was_not(
+    store: Path,
+    translator: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: str,
+) -> None:
+    model, settings = starting_from(PHASES, translator), {"steps": 8, "validate_every": 3}
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    worse_each_step(monkeypatch)
+    trained(store, whole, model, **settings)
+    worse_each_step(monkeypatch, ends_at=0 if killed == "before the start was judged" else 3)
+    with pytest.raises(KeyboardInterrupt):
+        trained(store, out, model, **settings)
+    if killed == "before it was committed":
+        assert steps(out / "checkpoints") == [0]
+        shutil.rmtree(out / "checkpoints")
+    worse_each_step(monkeypatch)
+    trained(store, out, model, **settings, resume="auto")
+    ours, theirs = state(out), state(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert steps(out / "checkpoints") == steps(whole / "checkpoints") == [0, 8]
+    timed = {"seconds", "words_per_second"}
+    lines = [
+        [{name: value for name, value in line.items() if name not in timed}
+         for line in read_metrics(folder)]
+        for folder in (out, whole)
+    ]  # fmt: skip
+    assert lines[0] == lines[1]
 
 
 def test_what_is_exported_is_the_translator_alone(
