@@ -52,10 +52,8 @@ def connected(cluster: ClusterConfig, flag: str = "--address") -> Iterator[None]
     if ray.is_initialized():
         yield
         return
-    address, said = cluster.address, f"{flag} {cluster.address}"
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        said = f"RAY_ADDRESS={address}"
+    address = _address(cluster)
+    said = f"RAY_ADDRESS={address}" if cluster.address == "auto" else f"{flag} {address}"
     # What Ray says at this level (that tokens are in use, where its dashboard is) asks nothing of
     # anyone.
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -73,6 +71,17 @@ def connected(cluster: ClusterConfig, flag: str = "--address") -> Iterator[None]
         raise cause from None
     finally:
         ray.shutdown()
+
+
+def joins(cluster: ClusterConfig) -> bool:
+    """Whether the cluster that is asked for is there, or should be: else one is started."""
+    return ray.is_initialized() or _address(cluster) != "local"
+
+
+def _address(cluster: ClusterConfig) -> str:
+    if cluster.address != "auto":
+        return cluster.address
+    return os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _join(address: str, said: str) -> None:

@@ -7,16 +7,21 @@ done since the last checkpoint is done again, and ends in the same weights bit f
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from lvtrain.begin import is_started
 from lvtrain.cluster.config import ClusterConfig
-from lvtrain.cluster.connect import connected
+from lvtrain.cluster.connect import connected, joins
 from lvtrain.cluster.game import Places, RemoteGame, game_shape
-from lvtrain.cluster.group import NodeGone, WorkerFault, hired
+from lvtrain.cluster.group import NodeGone, WorkerFault, check_room, hired, seats
 from lvtrain.cluster.metrics import count_fault
 from lvtrain.cluster.storage import Storage
 from lvtrain.config import RunConfig, to_json
@@ -49,12 +54,17 @@ def carry_out(
     """
     check(config, cluster)
     check_folder(out, config, resume)
-    with held(out), connected(cluster):
+    if not joins(cluster):
+        wanted = seats(cluster, game_shape(config).adversary is not None)
+        check_room(cluster, [cluster.needs(seat.role) for seat in wanted], _here())
+    with held(out), ExitStack() as stack:
         storage = Storage(cluster.checkpoints) if cluster.checkpoints else None
         new = not check_folder(out, config, resume)
+        found = _found(config, out, storage, resume, new)
+        # Last: a cluster takes long to start.
+        stack.enter_context(connected(cluster))
         failures = 0
         while True:
-            found = _found(config, out, storage, resume, new)
             if found and not new:
                 config = as_begun(config, read_config(out))
             step = found.step if found else 0
@@ -77,6 +87,13 @@ def carry_out(
                     ) from fault
                 print(f"{fault}; starting again from step {reached}", flush=True)
                 new = not (out / "config.json").exists()
+            found = _found(config, out, storage, resume, new)
+
+
+def _here() -> dict[str, float]:
+    """What a Ray that is started on this machine has at most: it may count less."""
+    gpus = math.inf if torch.cuda.is_available() else 0.0
+    return {"CPU": float(os.cpu_count() or math.inf), "GPU": gpus}
 
 
 def _found(

@@ -84,6 +84,18 @@ def shortfall(needed: Sequence[Mapping[str, float]], there: Mapping[str, float])
     return said
 
 
+def check_room(
+    cluster: ClusterConfig, needed: Sequence[Mapping[str, float]], there: Mapping[str, float]
+) -> None:
+    """Raise UserError for workers that do not all fit into what is there."""
+    if lacking := shortfall(needed, there):
+        raise UserError(
+            f"--workers {cluster.workers}, --adversaries {cluster.adversaries}, --samplers "
+            f"{cluster.samplers}: {'; '.join(lacking)}: give each less with --cpus, --gpus, "
+            "--adversary-cpus and so on, fractions among them"
+        )
+
+
 @contextmanager
 def hired(config: RunConfig, cluster: ClusterConfig, adversary: bool) -> Iterator[Groups]:
     """All workers of a game, from their placement to their end."""
@@ -205,12 +217,7 @@ def _node_gone(fault: WorkerFault) -> bool:
 
 def _place(cluster: ClusterConfig, needed: Sequence[dict[str, float]]) -> PlacementGroup:
     """Reserve what every worker needs; raises UserError where that is not there or not free."""
-    if lacking := shortfall(needed, ray.cluster_resources()):
-        raise UserError(
-            f"--workers {cluster.workers}, --adversaries {cluster.adversaries}, --samplers "
-            f"{cluster.samplers}: {'; '.join(lacking)}: give each less with --cpus, --gpus, "
-            "--adversary-cpus and so on, fractions among them"
-        )
+    check_room(cluster, needed, ray.cluster_resources())
     placed = placement_group(list(needed), strategy="SPREAD" if cluster.spread else "PACK")
     if placed.wait(cluster.placement_timeout):
         return placed

@@ -59,11 +59,13 @@ def run(argv: list[str]) -> int:
     for flag, path in (("data", given.data), ("out", given.out)):
         _check_lasting(flag, path)
 
-    from lvtrain.cluster.controller import carry_out
-    from lvtrain.cluster.plan import plan
     from lvtrain.experiment import configure
 
     config = configure(system, given.model, given.train, given.data, given.preset)
+
+    from lvtrain.cluster.controller import carry_out
+    from lvtrain.cluster.plan import plan
+
     if not given.dry_run:
         carry_out(config, given.cluster, given.out, given.resume)
         return 0

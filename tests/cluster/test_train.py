@@ -99,6 +99,23 @@ def test_an_address_that_is_none_is_one_line(store: Path, tmp_path: Path) -> Non
     assert f"RAY_ADDRESS={url}: expected auto, local, or" in said(*words, RAY_ADDRESS=url)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--worker", "2"], "unknown flag '--worker' (did you mean '--workers'?)"),
+        (["--cpus", "900"], f"901 CPUs needed, {os.cpu_count()} there"),
+        (["--checkpoints", "nowhere://x"], "--checkpoints nowhere://x"),
+    ],
+)
+def test_what_can_be_known_without_ray_is_said_before_one_is_started(
+    flags: list[str], expected: str, store: Path, tmp_path: Path
+) -> None:
+    words = command(store, tmp_path / "run")
+    # Of several lines, one would say that Ray is started.
+    assert expected in said(*words, *flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_relative_path_of_a_submitted_job_is_refused(store: Path, tmp_path: Path) -> None:
     job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
     answer = said(*command(store, Path("run")), **job)
