@@ -22,6 +22,8 @@ def start() -> None:
     knows nothing. A second Ctrl-C is raised at once.
     """
     print("starting Ray on this machine", file=sys.stderr, flush=True)
+    # Ray would have its workers give way to all else on the machine; they are the run itself.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     main = threading.current_thread() is threading.main_thread()
     with signals_held() if main else nullcontext(), sigterm_blocked(), _apart():
         ray.init(
