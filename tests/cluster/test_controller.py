@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -26,7 +27,8 @@ from lvtrain.experiment import configure, starting_from
 from lvtrain.model import Model
 from lvtrain.presets import preset
 from lvtrain.systems.seq2seq_play import PlayConfig
-from lvtrain.training.checkpoint import Checkpoint, latest
+from lvtrain.training.checkpoint import Checkpoint, latest, name_of
+from lvtrain.training.log import read_metrics
 from tests.systems.test_seq2seq_gan import SMALL as SMALL_TRANSLATORS
 from tests.training.smooth import smooth
 
@@ -151,11 +153,30 @@ def test_a_run_begins_on_workers_where_the_run_it_starts_from_ended(
 ) -> None:
     start = configured(store, "seq2seq", SMALL_TRANSLATORS.translator, steps=4)
     experiment.carry_out(start, tmp_path / "start")
-    config = configured(store, "seq2seq-gan", starting_from(SMALL_GAN, tmp_path / "start"), steps=4)
-    experiment.carry_out(config, tmp_path / "one")
-    carry_out(config, replace(SMALL, workers=2, zero=zero), tmp_path / "many")
+    model, workers = (
+        starting_from(SMALL_GAN, tmp_path / "start"),
+        replace(SMALL, workers=2, zero=zero),
+    )
+    config = configured(store, "seq2seq-gan", model, steps=4, validate_every=2, keep=9)
+    one, many, again = tmp_path / "one", tmp_path / "many", tmp_path / "again"
+    experiment.carry_out(config, one)
+    carry_out(config, workers, many)
     # ZeRO's sums round otherwise, which Adam makes more of in a discriminator with rectifiers.
-    assert_near(tmp_path / "many", tmp_path / "one", 1e-4, parts=["model"])
+    assert_near(many, one, 1e-4, parts=["model"])
+    judged, theirs = (
+        [(line["step"], line["missing_bleu"]) for line in read_metrics(folder)
+         if line["kind"] == "validation"]
+        for folder in (many, one)
+    )  # fmt: skip
+    assert judged[0] == theirs[0] and [step for step, _ in judged] == [0, 2, 4]
+    # A run that was killed after the checkpoint of its start goes on from there.
+    shutil.copytree(many, again)
+    for path in (again / "checkpoints").iterdir():
+        if path.is_dir() and path.name != name_of(0):
+            shutil.rmtree(path)
+    (again / "checkpoints" / "LATEST").write_text(f"{name_of(0)}\n")
+    carry_out(config, workers, again, "auto")
+    assert_same_bits(again, many)
 
 
 def test_samples_are_the_same_whoever_draws_them(store: Path, tmp_path: Path) -> None:
