@@ -146,9 +146,9 @@ def _evaluate_translator(
     figures["dropped_too_long"] = model.store.info.splits[name].dropped.get("too_long", 0)
     if unknown := translation.unknown_words(references):
         figures["unknown_words"] = unknown
-        notice(
-            f"{model.store.path}: split '{name}': {100 * unknown:.3g} % of the words of the "
-            "references are out of the vocabulary: no translation matches them"
+        tell(
+            f"{100 * unknown:.3g} % of the words of the references are out of the vocabulary: no "
+            "translation matches them"
         )
     figures |= translation.scores(found, references)
     if baseline is not None:
