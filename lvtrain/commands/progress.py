@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Final
 
 LINE_SECONDS: Final = 30.0
+LEAST_SECONDS: Final = 0.1
+"""What a rate is told from on: of less it says nothing."""
 
 
 @contextmanager
@@ -63,7 +65,7 @@ class _Clock:
 
     def rate(self, words: int) -> str:
         seconds = time.monotonic() - self._start
-        if not words or seconds <= 0.1:
+        if not words or seconds <= LEAST_SECONDS:
             return ""
         rate = words / seconds
         return f"{rate / 1e6:.2f}M words/s" if rate >= 1e5 else f"{rate:,.0f} words/s"
@@ -71,7 +73,7 @@ class _Clock:
     def left(self, total: int) -> str:
         """Time that the rest will take at the rate so far, where there is one."""
         seconds, done = time.monotonic() - self._start, self._done - self._before
-        if done <= 0 or seconds < 0.1:
+        if done <= 0 or seconds <= LEAST_SECONDS:
             return ""
         return f"{seconds * (total - self._done) / done:,.0f} s left"
 

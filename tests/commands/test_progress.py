@@ -92,7 +92,7 @@ def test_translating_a_file_is_watched_on_a_terminal(
     translators: dict[str, Path], tmp_path: Path, beside_a_terminal: Beside
 ) -> None:
     source = tmp_path / "source"
-    lines = [*Grammar().sample(70, 5), "", "", *Grammar().sample(70, 6)]
+    lines = [*Grammar().sample(900, 5), "", "", *Grammar().sample(900, 6)]
     source.write_text("\n".join(lines) + "\n")
     out, shown = beside_a_terminal("translate", translators["tiny"], "--beam", "1", stdin=source)
     expected = [
@@ -110,6 +110,7 @@ def test_evaluate_says_how_far_translation_is(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LEAST_SECONDS", 0.0)
     run_, other = translators["tiny"], translators["tiny-transformer"]
     ask = ("evaluate", run_, "--baseline", other, "--draws", "2", "--sources", "70", "--json",
            "--translate.batch-size", "16", "--out", tmp_path)  # fmt: skip
