@@ -159,19 +159,20 @@ def _evaluate_translator(
         figures |= {f"baseline_{name}": of for name, of in _parameters(baseline).items()}
     grammar = embedded_grammar(shuffled(sources, 0))
     if grammar is not None:
+        valid = translation.valid_translations(sources, grammar)
         # Words out of the vocabulary leave a sentence without a translation that is known.
-        known = [s for s in shuffled(sources, config.seed) if grammar.is_grammatical(s)]
+        known = [pair for pair in zip(sources, valid, strict=True) if pair[1]]
         if len(known) < len(sources):
             figures["known_sources"] = len(known) / len(sources)
-        figures["valid"] = translation.validity(found, sources, grammar)
+        figures["valid"] = translation.validity(found, valid)
         if config.draws:
-            chosen = known[: config.sources]
+            chosen = shuffled(known, config.seed)[: config.sources]
             tell(f"drawing {config.draws} translations of {len(chosen):,} sentences")
             drawing = replace(how, sample=True, search=BeamConfig(nbest=config.draws))
             with watching("drawing") as watch:
-                every = translator.translate(chosen, drawing, watch=watch)
+                every = translator.translate([s for s, _ in chosen], drawing, watch=watch)
             drawn = [[t.text for t in of] for of in every]
-            figures |= translation.mass(drawn, chosen, grammar)
+            figures |= translation.mass(drawn, [of for _, of in chosen])
     triples = list(zip(sources, map(translation.readable, references), found, strict=True))
     return Evaluation(_finite(figures), found, [], [], triples)
 

@@ -77,26 +77,30 @@ def compare(
     return figures
 
 
-def validity(translations: Sequence[str], sources: Sequence[str], grammar: Grammar) -> float:
-    """Share of the translations that are valid, among those of grammatical sources: of a source
-    with words out of the vocabulary it is not known which are."""
-    pairs = zip(sources, translations, strict=True)
-    known = [pair for pair in pairs if grammar.is_grammatical(pair[0])]
-    return sum(grammar.is_valid_translation(*pair) for pair in known) / max(1, len(known))
+def valid_translations(sources: Sequence[str], grammar: Grammar) -> list[frozenset[str]]:
+    """All valid translations of each source; none of one that is not grammatical: where words are
+    out of the vocabulary, it is not known which are valid."""
+    return [
+        frozenset(grammar.translations(source) if grammar.is_grammatical(source) else ())
+        for source in sources
+    ]
 
 
-def mass(
-    drawn: Sequence[Sequence[str]], sources: Sequence[str], grammar: Grammar
-) -> dict[str, float]:
-    """Precision and coverage of translations drawn for each source, all of which are grammatical;
-    and the coverage of as many draws from the truth, where all valid ones are equally likely."""
+def validity(translations: Sequence[str], valid: Sequence[frozenset[str]]) -> float:
+    """Share of the translations that are valid, where it is known which are."""
+    known = [(text, of) for text, of in zip(translations, valid, strict=True) if of]
+    return sum(text in of for text, of in known) / max(1, len(known))
+
+
+def mass(drawn: Sequence[Sequence[str]], valid: Sequence[frozenset[str]]) -> dict[str, float]:
+    """Precision and coverage of translations drawn for sources whose valid ones are known; and the
+    coverage of as many draws from the truth, where all valid ones are equally likely."""
     totals = {"precision": 0.0, "coverage": 0.0, "true_coverage": 0.0}
-    for source, texts in zip(sources, drawn, strict=True):
-        valid = set(grammar.translations(source))
-        totals["precision"] += sum(text in valid for text in texts) / len(texts)
-        totals["coverage"] += len(valid & set(texts)) / len(valid)
-        totals["true_coverage"] += 1 - (1 - 1 / len(valid)) ** len(texts)
-    return {name: total / max(1, len(sources)) for name, total in totals.items()}
+    for of, texts in zip(valid, drawn, strict=True):
+        totals["precision"] += sum(text in of for text in texts) / len(texts)
+        totals["coverage"] += len(of.intersection(texts)) / len(of)
+        totals["true_coverage"] += 1 - (1 - 1 / len(of)) ** len(texts)
+    return {name: total / max(1, len(valid)) for name, total in totals.items()}
 
 
 def pairs_of(
@@ -152,7 +156,8 @@ def validate(
     figures = {"missing_bleu": 100 - bleu, "bleu": bleu, "nll": nll / words if words else math.nan}
     if grammar is None:
         return figures
-    return {"invalid": 1 - validity(translations, sources, grammar)} | figures
+    valid = valid_translations(sources, grammar)
+    return {"invalid": 1 - validity(translations, valid)} | figures
 
 
 def translated(

@@ -23,6 +23,7 @@ from lvtrain.evaluation.translation import (
     references_of,
     scores,
     unknown_words,
+    valid_translations,
     validity,
 )
 from lvtrain.evaluation.validation import validation
@@ -56,15 +57,16 @@ def test_precision_and_coverage_count_valid_translations() -> None:
     grammar = Grammar()
     source = next(s for s in grammar.sample(200, 0) if len(grammar.translations(s)) == 2)
     one, two = grammar.translations(source)
-    assert mass([[one, one, "no", two]], [source], grammar) == {
+    unknown = source.replace(source.split()[1], "<unk>")
+    valid, none = valid_translations([source, unknown], grammar)
+    assert mass([[one, one, "no", two]], [valid]) == {
         "precision": 0.75, "coverage": 1.0, "true_coverage": 1 - 0.5**4
     }  # fmt: skip
-    assert mass([[one, one]], [source], grammar) == {
+    assert mass([[one, one]], [valid]) == {
         "precision": 1.0, "coverage": 0.5, "true_coverage": 1 - 0.5**2
     }  # fmt: skip
-    assert validity([one, "no"], [source, source], grammar) == 0.5
-    unknown = source.replace(source.split()[1], "<unk>")
-    assert validity([one, one], [source, unknown], grammar) == 1.0, "nobody knows of the second"
+    assert validity([one, "no"], [valid, valid]) == 0.5
+    assert validity([one, one], [valid, none]) == 1.0, "nobody knows of the second"
 
 
 @pytest.fixture(scope="module")
