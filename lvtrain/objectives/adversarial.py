@@ -59,6 +59,14 @@ def penalty(
     return gradient_penalty(critic, between, config.weight, per_sample=config.per_sample)
 
 
+def slope(scores: Float[Tensor, "..."], points: Float[Tensor, "B ..."]) -> Tensor:
+    """∂ Σ D(x) / ∂x at the points: what the adversary answers. The graph is gone after it."""
+    # Under autocast, what was computed in half goes back in half; nothing else is to be rounded.
+    with torch.autocast(points.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(scores.sum(), points)
+    return gradient
+
+
 @torch.no_grad()
 def clip_weights(critic: nn.Module, bound: float) -> None:
     """Force every weight into [−bound, bound]."""

@@ -23,7 +23,13 @@ from lvtrain.config import Count, Natural, NotNegative, OptimizerConfig
 from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.latent import on_sphere
 from lvtrain.modules.mlp import Activation, Norm, mlp, normal_init
-from lvtrain.objectives.adversarial import LipschitzConfig, clip_weights, critic_loss, penalty
+from lvtrain.objectives.adversarial import (
+    LipschitzConfig,
+    clip_weights,
+    critic_loss,
+    penalty,
+    slope,
+)
 from lvtrain.randomness import Key
 from lvtrain.systems.autoencoder import Autoencoder, AutoencoderConfig, AutoencoderPlayer
 from lvtrain.training.engine import Engine, EngineFactory
@@ -220,5 +226,4 @@ class CodeAdversary:
         """D(c) and its gradient in c."""
         codes = codes.detach().requires_grad_()
         scores = self.arae.critic(codes)
-        (gradient,) = torch.autograd.grad(scores.sum(), codes)
-        return scores.detach(), gradient
+        return scores.detach(), slope(scores, codes)

@@ -28,7 +28,7 @@ from lvtrain.data.batches import Batch
 from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.modules.decoder import real_tokens, shifted
 from lvtrain.modules.recurrent_critic import OfSources, RecurrentCritic
-from lvtrain.objectives.adversarial import LipschitzConfig, clip_weights, penalty
+from lvtrain.objectives.adversarial import LipschitzConfig, clip_weights, penalty, slope
 from lvtrain.objectives.rollouts import sample
 from lvtrain.randomness import Key, NotPlayable
 from lvtrain.systems.seq2seq import Seq2Seq
@@ -224,8 +224,7 @@ class CriticPlayer:
             return {"fake": points.detach()}
         code = self.critic.read(proposal["source"], proposal["source_lengths"])
         scores = self.critic(code, points, proposal["fake_lengths"])
-        (gradient,) = torch.autograd.grad(scores.sum(), points)
-        return {"fake": self.config.answer_scale * gradient}
+        return {"fake": self.config.answer_scale * slope(scores, points)}
 
     def generate(self, rows: int, key: Key) -> Metrics:
         """The translator is the generator."""

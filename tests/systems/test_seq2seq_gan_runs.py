@@ -21,7 +21,7 @@ from lvtrain.systems.seq2seq import translator_of
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.training.checkpoint import latest, steps
 from lvtrain.training.log import read_metrics
-from tests.systems.test_seq2seq_gan import SMALL
+from tests.systems.test_seq2seq_gan import ADVERSARIES, SMALL
 
 SETTINGS: dict[str, Any] = {
     "batch_size": 12, "threads": 1, "validate_every": 0, "log_every": 2, "tensorboard": False,
@@ -61,6 +61,30 @@ def test_a_run_in_pieces_ends_in_the_very_weights_of_one(store: Path, tmp_path: 
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert theirs["adversary.module.heeded"]
+
+
+@pytest.mark.parametrize("architecture", ["rnnsearch", "transformer"])
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+def test_in_bf16_each_adversary_plays_nearly_as_in_float32(
+    store: Path, tmp_path: Path, adversary: Any, architecture: Any
+) -> None:
+    model = replace(
+        SMALL,
+        adversary=adversary,
+        translator=replace(SMALL.translator, architecture=architecture),
+        critic=replace(SMALL.critic, pretraining=1),
+        discriminator=replace(SMALL.discriminator, accuracy=0.0),
+    )
+    exact, rounded = (
+        read_metrics(
+            trained(store, tmp_path / kind, model, steps=3, precision=kind, log_every=1)
+        )[-1]
+        for kind in ("fp32", "bf16")
+    )  # fmt: skip
+    assert rounded["cross_entropy"] == pytest.approx(exact["cross_entropy"], rel=0.02)
+    played = {"wgan": "penalty"}.get(adversary, "discriminator")
+    assert rounded[played] == pytest.approx(exact[played], rel=0.05)
+    assert rounded[played] != exact[played]
 
 
 def test_a_run_begins_where_the_translator_ended_that_it_comes_from(
