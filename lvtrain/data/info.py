@@ -43,6 +43,11 @@ class SplitInfo:
         return self.unknown / max(1, self.tokens - self.sentences)
 
     @property
+    def target_oov_rate(self) -> float:
+        """The same of the parallel side."""
+        return self.target_unknown / max(1, self.target_tokens - self.sentences)
+
+    @property
     def mean_length(self) -> float:
         """Mean length in tokens, without the end."""
         return (self.tokens - self.sentences) / max(1, self.sentences)
@@ -115,6 +120,7 @@ class StoreInfo:
                     "mean_length": split.mean_length,
                     "longest": max(split.lengths, default=0),
                     "oov_rate": split.oov_rate,
+                    **({"target_oov_rate": split.target_oov_rate} if self.parallel else {}),
                     "dropped": dict(split.dropped),
                     "lengths": dict(split.lengths),
                 }
@@ -148,12 +154,13 @@ class StoreInfo:
 
     def summary(self) -> str:
         """Return the figures that a user wants to see, as a table in plain text."""
-        header = ("split", "sentences", "words", "tokens", "mean", "longest", "unknown", "dropped")
-        rows = [header]
+        unknown = ("unknown", "parallel unknown")[: 1 + self.parallel]
+        rows = [("split", "sentences", "words", "tokens", "mean", "longest", *unknown, "dropped")]
         for name, split in self.splits.items():
             dropped = ", ".join(
                 f"{number:,} {reason.replace('_', ' ')}" for reason, number in split.dropped.items()
             )
+            rates = (split.oov_rate, split.target_oov_rate)
             rows.append(
                 (
                     name,
@@ -162,7 +169,7 @@ class StoreInfo:
                     f"{split.tokens:,}",
                     f"{split.mean_length:.1f}",
                     f"{max(split.lengths, default=0)}",
-                    f"{100 * split.oov_rate:.2f} %",
+                    *(f"{100 * rate:.2f} %" for rate in rates[: len(unknown)]),
                     dropped or "none",
                 )
             )

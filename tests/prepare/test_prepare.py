@@ -156,6 +156,17 @@ def test_unknown_words_are_counted(tmp_path: Path) -> None:
     assert info.splits["valid"].oov_rate == 3 / 4
     assert info.frequent == (("a", 6), ("b", 1), ("c", 1))
     assert info.vocab_size == 5
+    assert "parallel" not in info.summary() and "target_oov_rate" not in info.figures()["splits"]
+
+
+def test_unknown_words_of_a_parallel_side_are_counted_by_themselves(tmp_path: Path) -> None:
+    target = write(tmp_path / "target.txt", ["x x y", "x x z w"])
+    info = build(tmp_path, ["a a", "a b"], target=(target,), target_vocab_size=1, valid_fraction=0)
+    split = info.splits["train"]
+    assert split.oov_rate == 0 and split.target_oov_rate == 3 / 7
+    assert info.figures()["splits"]["train"]["target_oov_rate"] == 3 / 7
+    header, line = info.summary().splitlines()[:2]
+    assert "unknown  parallel unknown  dropped" in header and " 42.86 %  none" in line
 
 
 def test_validation_sentences_are_chosen_by_their_text(tmp_path: Path) -> None:
