@@ -92,7 +92,7 @@ def check_room(
         raise UserError(
             f"--workers {cluster.workers}, --adversaries {cluster.adversaries}, --samplers "
             f"{cluster.samplers}: {'; '.join(lacking)}: give each less with --cpus, --gpus, "
-            "--adversary-cpus and so on, fractions among them"
+            "--adversary-cpus, --sampler-cpus and so on, fractions among them"
         )
 
 

@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.data.location import check_here
     from lvtrain.errors import UserError, notice
-    from lvtrain.generation.recorded import open_store, read_config
+    from lvtrain.generation.recorded import open_store, read_config, tell_of_other
     from lvtrain.model import WEIGHTS
     from lvtrain.report.html import write_report
 
@@ -43,8 +43,7 @@ def run(argv: list[str]) -> int:
     try:
         store = open_store(config, arguments.data)
         figures = store.info.figures()
-        if store.digest != config.store_digest:
-            notice(f"{store.path}: other contents than those that the run was trained on")
+        tell_of_other(store, config)
     except UserError as error:
         if arguments.data:
             raise

@@ -83,7 +83,8 @@ def _told() -> Iterator[None]:
         raise OSError(_reason(error)) from None
     except ValueError:
         raise io.UnsupportedOperation(
-            "the server sends no part of a file by itself, expected one that answers range requests"
+            "no file, or the server sends no part of one by itself: expected one that answers "
+            "range requests"
         ) from None
 
 

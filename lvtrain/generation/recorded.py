@@ -18,7 +18,7 @@ from lvtrain.data.info import TARGET_TOKENIZER, TOKENIZER
 from lvtrain.data.location import uri_of
 from lvtrain.data.store import Store
 from lvtrain.data.tokenizer import Tokenizer
-from lvtrain.errors import UserError, nearest
+from lvtrain.errors import UserError, nearest, notice
 from lvtrain.generation.limits import check_number
 from lvtrain.randomness import Key
 from lvtrain.systems import System, entry
@@ -139,3 +139,9 @@ def open_store(
                 f"another, {theirs.vocab_size:,} ids: the store was prepared anew or is another"
             )
     return store
+
+
+def tell_of_other(store: Store, config: RunConfig) -> None:
+    """Say where a store is not as the run was trained on it."""
+    if store.digest != config.store_digest:
+        notice(f"{store.path}: other contents than those that the run was trained on")

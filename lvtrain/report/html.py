@@ -80,6 +80,7 @@ def write_report(
     )
     path = out or run / REPORT
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_text(page, encoding="utf-8")
     except OSError as error:

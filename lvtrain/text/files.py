@@ -38,7 +38,7 @@ def find(patterns: Sequence[str]) -> tuple[Input, ...]:
         uri = uri_of(pattern)
         if uri is not None:
             inputs += [
-                Input(path, info.size or 0, info.mtime_ns) for path, info in remote_files(uri)
+                Input(path, _size(path, info), info.mtime_ns) for path, info in remote_files(uri)
             ]
             continue
         try:
@@ -71,12 +71,18 @@ def check_unchanged(inputs: Sequence[Input]) -> None:
                 info = folders[parent].get(path)
             if info is None or not info.is_file:
                 raise UserError(f"{path}: cannot be read any more: no such file")
-            found = (info.size or 0, info.mtime_ns)
+            found = (_size(path, info), info.mtime_ns)
         if found != (size, modified):
             raise UserError(
                 f"{path}: changed while it was read, from {size:,} bytes to {found[0]:,}: "
                 "expected a file that nothing writes to"
             )
+
+
+def _size(path: Uri, info: fs.FileInfo) -> int:
+    if info.size is None:
+        raise UserError(f"{path}: cannot be read: the server does not tell its size")
+    return int(info.size)
 
 
 def _found(path: Path) -> Input:

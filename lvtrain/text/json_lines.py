@@ -74,7 +74,9 @@ def _object(text: str, where: str) -> dict[str, Any]:
 
 def _only_text(fields: Mapping[str, Any], where: str) -> str:
     texts = [name for name, value in fields.items() if isinstance(value, str)]
-    return only_column(texts, list(fields), where)
+    # A text may be null, which tells nothing of which field is one.
+    among = [f"{name} (null)" if value is None else name for name, value in fields.items()]
+    return only_column(texts, among, where)
 
 
 def _text(fields: Mapping[str, Any], name: str, where: str, number: bool) -> str:

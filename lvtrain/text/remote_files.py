@@ -20,6 +20,14 @@ def remote_files(pattern: str) -> list[Found]:
 
     Raises UserError for one without a file, or that cannot be read.
     """
+    # The folders of a web server, where they can be listed, say nothing of their files' sizes.
+    return [
+        (path, info if info.size is not None else file_info(path))
+        for path, info in _matches(pattern)
+    ]
+
+
+def _matches(pattern: str) -> list[Found]:
     parts = place(pattern).parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     if first < 2:

@@ -165,7 +165,7 @@ def test_report_takes_a_store_and_a_file_to_write(
     assert "no such store" in refused("report", folder, "--data", tmp_path / "absent")
 
 
-def test_report_says_where_a_store_is_not_what_was_trained_on(
+def test_report_and_evaluate_say_where_a_store_is_not_what_was_trained_on(
     store: Path, copy: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy("lm")
@@ -173,6 +173,8 @@ def test_report_says_where_a_store_is_not_what_was_trained_on(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"store_digest": "0" * 64}))
     assert run(["report", str(folder)]) == 0
+    assert f"{store}: other contents than those" in capsys.readouterr().err
+    assert run(["evaluate", str(folder), "--samples", "20", "--sentences", "20"]) == 0
     assert f"{store}: other contents than those" in capsys.readouterr().err
 
 

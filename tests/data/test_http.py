@@ -19,7 +19,7 @@ from lvtrain.errors import Passing, UserError
 from lvtrain.prepare.prepare import PrepareConfig, prepare
 from lvtrain.prepare.workers import Here
 from lvtrain.text import sources
-from lvtrain.text.files import find
+from lvtrain.text.files import check_unchanged, find
 
 pytest.importorskip("aiohttp")
 
@@ -103,14 +103,29 @@ def test_text_and_stores_of_a_web_server_are_those_of_files(
     assert Store.open(f"{parts}/far", verify="full").info == far
 
 
+def test_a_glob_of_a_web_server_has_the_sizes_of_its_files(parts: str, tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / name).write_text("a b c\n")
+    found = find([f"{parts}/*.txt"])
+    assert [(str(one.path), one.bytes) for one in found] == [
+        (f"{parts}/a.txt", 6), (f"{parts}/b.txt", 6)
+    ]  # fmt: skip
+    check_unchanged(found)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt: empty file"):
+        find([f"{parts}/*.txt"])
+
+
 def test_a_server_without_parts_of_files_is_one_line_and_leaves_nothing(
     whole: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text.write_text("a b\n" * 2_000_000)  # more than is asked for at a time
     assert run(["prepare", f"{whole}/a.txt", "--out", str(tmp_path / "store")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"lvtrain: error: {whole}/a.txt: cannot be read: the server sends no ")
-    assert said.endswith("expected one that answers range requests\n")
+    assert said.startswith(
+        f"lvtrain: error: {whole}/a.txt: cannot be read: no file, or the server "
+    )
+    assert said.endswith(": expected one that answers range requests\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 

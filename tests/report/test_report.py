@@ -232,8 +232,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    with pytest.raises(UserError, match="no such file or directory while writing"):
-        write_report(run, out=tmp_path / "absent" / "report.html")
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(UserError, match="^file exists while writing|^not a directory while"):
+        write_report(run, out=tmp_path / "file" / "report.html")
+
+
+def test_a_page_makes_the_folder_that_it_goes_to(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run"), out=tmp_path / "new" / "one" / "page.html")
+    assert page.is_file()
 
 
 values = st.one_of(st.none(), st.floats(-1e12, 1e12), st.just(0.0))

@@ -93,7 +93,7 @@ def test_the_column_stays_fixed_beyond_a_block_of_lines(tmp_path: Path) -> None:
 def test_a_first_line_in_doubt_lists_its_columns(tmp_path: Path) -> None:
     none = write(tmp_path / "a.jsonl", '{"n": 1, "t": null}')
     expected = "line 1: expected one column of text or the name of one, found"
-    complains(none, f"{expected} none among n, t")
+    complains(none, f"{expected} none among n, t (null)")
     complains(write(tmp_path / "b.jsonl", '{"a": "x", "b": "y"}'), f"{expected} a, b")
     complains(write(tmp_path / "c.jsonl", "{}"), f"{expected} none among no columns")
 
