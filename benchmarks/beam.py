@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.evaluation.translation import pairs_of
 from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
@@ -67,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +28,7 @@ import tyro
 
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
+from lvtrain.cli import guarded
 from lvtrain.config import OptimizerConfig, Precision, TrainConfig
 from lvtrain.data.store import Store
 from lvtrain.evaluation.ngram import ngram_perplexity
@@ -283,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.data.batches import Batches
 from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.model import Model
@@ -134,7 +136,7 @@ def measure(config: RolloutsConfig) -> dict[str, Any]:
 
 
 def main() -> None:
-    config = tyro.cli(RolloutsConfig, description=__doc__)
+    config = tyro.cli(RolloutsConfig, prog="python -m benchmarks.rollouts", description=__doc__)
     figures = measure(config)
     if config.json:
         print(json.dumps(figures, indent=2))
@@ -144,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

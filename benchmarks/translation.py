@@ -12,6 +12,7 @@ the table is written to `benchmarks/results/translation.md`. `--limit-steps` is 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import tyro
 
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
+from lvtrain.cli import guarded
 from lvtrain.data.store import Store
 from lvtrain.evaluation.translation import pairs_of, scores, translated
 from lvtrain.generation.beam import BeamConfig
@@ -160,4 +162,4 @@ def table(config: TranslationConfig, results: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

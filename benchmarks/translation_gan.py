@@ -19,6 +19,7 @@ last checkpoint; a column that was measured with the same settings is not done a
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,9 @@ import tyro
 
 from benchmarks.provenance import provenance
 from benchmarks.trained import trained
+from lvtrain.cli import guarded
 from lvtrain.config import OptimizerConfig, Precision
+from lvtrain.errors import UserError
 from lvtrain.evaluation.config import EvaluateConfig
 from lvtrain.evaluation.evaluate import evaluate
 from lvtrain.experiment import starting_from
@@ -95,6 +98,11 @@ class ComparisonConfig:
     @property
     def columns(self) -> dict[str, Seq2SeqGANConfig]:
         """The configurations to compare, by name; the baseline is the first."""
+        if len(self.temperatures) != len(self.shares):
+            raise UserError(
+                f"--temperatures: expected one for each of the {len(self.shares)} --shares, found "
+                f"{len(self.temperatures)}"
+            )
         whole = Seq2SeqGANConfig(adversary=self.adversary, discriminator=self.discriminator)
         whole = starting_from(whole, self.start)
         whole = replace(whole, translator=replace(whole.translator, optimizer=self.optimizer))
@@ -218,7 +226,8 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    config = tyro.cli(ComparisonConfig, description=__doc__)
+    prog = "python -m benchmarks.translation_gan"
+    config = tyro.cli(ComparisonConfig, prog=prog, description=__doc__)
     found = [measure(name, config) for name in config.columns]
     text = "\n".join([table(found), curve(config), whence(config, found)])
     results = config.results or config.out
@@ -229,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -57,13 +57,13 @@ def run(argv: list[str]) -> int:
     return guarded(lambda: _dispatch(argv))
 
 
-def guarded(command: Callable[[], int]) -> int:
+def guarded(command: Callable[[], int | None]) -> int:
     """Run a command and say in a line what went wrong; gives the exit status: 0, 2 for a mistake of
     the user's, 1 for a training stopped by a non-finite loss or a node that is gone, 130 after
     Ctrl-C, 143 after SIGTERM."""
     try:
         with _notices_printed():
-            status = command()
+            status = command() or 0
         sys.stdout.flush()
         return status
     except UserError as error:

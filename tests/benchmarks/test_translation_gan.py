@@ -7,11 +7,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import lvtrain
 from benchmarks.rollouts import RolloutsConfig, measure, one_prefix, translator
 from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, curve, settings, table, whence
 from benchmarks.translation_gan import measure as column
 from lvtrain.data.tokenizer import PAD
+from lvtrain.errors import UserError
 from lvtrain.objectives.rollouts import sample
 from lvtrain.randomness import Key
 from tests.systems.test_seq2seq_gan import SMALL
@@ -41,6 +44,8 @@ def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> N
         discriminator=SMALL.discriminator, sentences=20,
     )  # fmt: skip
     assert list(config.columns) == [LIKELIHOOD, "lambda-0", "lambda-0.5"]
+    with pytest.raises(UserError, match="expected one for each of the 2 --shares, found 1"):
+        list(replace(config, temperatures=(1.0,)).columns)
     assert [config.iterations(c) for c in config.columns.values()] == [3, 2, 3]
     found = [column(name, config) for name in config.columns]
     assert "bleu_p" in found[1]["figures"] and "bleu_p" not in found[0]["figures"]
