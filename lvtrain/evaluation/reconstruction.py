@@ -14,7 +14,8 @@ from lvtrain.systems import LatentSystem
 
 
 class Reconstruction(NamedTuple):
-    """How sentences compare with what came back from their codes."""
+    """How sentences compare with what came back from their codes, both as the store has them: to a
+    code, `<unk>` is a word like any other, and has come back where `<unk>` did."""
 
     accuracy: float
     """Words equal in place over the longer of the two lengths."""
