@@ -74,11 +74,11 @@ class TimedEngine(TorchEngine):
         super().__init__(*arguments)
         self.seconds: list[float] = []
 
-    def step(self, key: Key) -> float | Tensor:
+    def step(self, key: Key) -> dict[str, Tensor]:
         start = time.perf_counter()
-        norm = super().step(key)
+        figures = super().step(key)
         self.seconds.append(time.perf_counter() - start)
-        return norm
+        return figures
 
 
 def pieces(setup: Setup) -> Step:

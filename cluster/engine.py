@@ -132,22 +132,22 @@ class DeepSpeedEngine:
         for parameter in untouched:
             parameter.grad = None
 
-    def step(self, key: Key) -> float | Tensor:
+    def step(self, key: Key) -> dict[str, Tensor]:
         self._differentiated = False
         if not self.zero:
             # Backward has left every rank with the whole mean gradient.
             return self.own.step(key)
         if not self.own.passed():
-            return 0.0
+            return {}
         rate = self.own.rate(key)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.engine.step()
         if not self.config.clip:
-            return 0.0
+            return {}
         norm = torch.as_tensor(self.engine.get_global_grad_norm())
         self.watch.note(self.name, "gradient norm", norm, key)
-        return norm
+        return {"gradient_norm": norm}
 
     def check(self) -> None:
         self.watch.check()

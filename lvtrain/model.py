@@ -320,6 +320,8 @@ class Model:
         codes = self.encode(sentences) + scale * offset
         if self.on_sphere:
             codes = on_sphere(codes, self._autoencoder.radius)
+        if not codes.isfinite().all():
+            raise UserError(f"scale: expected one that leaves codes finite, found {scale:g}")
         return self.decode(codes)
 
     @property

@@ -40,10 +40,13 @@ def run(argv: list[str]) -> int:
     )
 
     from lvtrain.commands.sentences import group, with_words
+    from lvtrain.errors import UserError
     from lvtrain.generation.limits import check_number
     from lvtrain.model import Model
 
     check_number("scale", arguments.scale, -math.inf)
+    if not arguments.sentences:
+        raise UserError("arithmetic: expected at least one sentence to move, found none")
     sentences = with_words("arithmetic", arguments.sentences)
     plus, minus = group("--plus", arguments.plus), group("--minus", arguments.minus)
     moved = Model.load(arguments.run).arithmetic(sentences, plus, minus, arguments.scale)

@@ -25,7 +25,7 @@ class InspectArguments:
     """A run folder, an exported model or a store; a store may be a URI."""
     verify: bool = False
     """Compare every shard of a store with its checksum, and say how many there were. A run's newest
-    and best checkpoints are always compared."""
+    and best checkpoints, and an exported model, are always compared."""
     json: bool = False
     """One JSON object."""
 

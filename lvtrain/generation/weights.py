@@ -6,13 +6,17 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lvtrain.errors import UserError
-from lvtrain.training.parts import safetensors
+from lvtrain.training.parts import digest, safetensors
+
+DIGEST: Final = "digest"
+"""Where in a file's metadata the digest of its tensors stands."""
 
 
 @contextlib.contextmanager
@@ -32,19 +36,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. The library's own writer lets nobody but its owner read it, and
-    refuses tables that are tied: each is written in full."""
+    """Write a safetensors file with the digest of its tensors. The library's own writer lets nobody
+    but its owner read it, and refuses tables that are tied: each is written in full."""
     with replacing(path) as partial, partial.open("wb") as file:
-        file.writelines(safetensors(tensors))
+        file.writelines(safetensors(tensors, {DIGEST: digest(tensors)}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises UserError, naming it, where it is not whole."""
+    """The tensors of a safetensors file; raises UserError, naming it, where it is not whole or they
+    are not those of its digest. Files of others, and those of before there was one, have none."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get(DIGEST)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole safetensors file: {reason}") from None
+    if expected is not None and (found := digest(tensors)) != expected:
+        raise UserError(
+            f"{path}: damaged: expected tensors of digest {expected[:16]}…, found {found[:16]}…"
+        )
+    return tensors
 
 
 def check_shapes(

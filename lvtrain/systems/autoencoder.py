@@ -182,8 +182,8 @@ class AutoencoderPlayer:
         # Told apart: of their sum nobody could say which of the players went astray.
         self.engine.backward(torch.stack(terms).sum(), self._key, figures)
         metrics: Metrics = dict(figures)
-        norm = self.engine.step(self._key)
+        stepped = self.engine.step(self._key)
         if self._loss is not None:
-            metrics["gradient_norm"] = norm
+            metrics |= stepped
         self._clear()
         return metrics

@@ -200,7 +200,7 @@ class PolicyPlayer:
         metrics["cross_entropy"] = figures["cross_entropy"].detach()
         if heeded or alone or play.meanwhile == "supervised":
             self.engine.backward(loss, self._key, figures)
-            metrics["gradient_norm"] = self.engine.step(self._key)
+            metrics |= self.engine.step(self._key)
         return metrics
 
     def _reward(self, answer: Tensors, heeded: bool, figures: dict[str, Tensor]) -> Metrics:

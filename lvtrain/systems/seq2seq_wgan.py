@@ -178,7 +178,7 @@ class RelaxedPlayer:
         metrics: Metrics = {name: figure.detach() for name, figure in figures.items()}
         if alone or heeded or play.meanwhile == "supervised":
             self.engine.backward(loss, self._key, figures)
-            metrics["gradient_norm"] = self.engine.step(self._key)
+            metrics |= self.engine.step(self._key)
         del self._relaxed, self._loss
         return metrics
 

@@ -154,6 +154,9 @@ def _dataset_files(folder: Path) -> list[Path]:
         files = [folder / name for name in data_files((folder / "state.json").read_bytes())]
     except (OSError, ValueError, KeyError, TypeError):
         files = sorted(folder.glob("*.arrow"))
+    else:
+        if not files:
+            raise UserError(f"{folder}: a dataset without rows, expected sentences")
     if not files:
         splits = sorted(path.parent.name for path in folder.glob("*/*.arrow"))
         hint = f": name a split, {' or '.join(dict.fromkeys(splits))}" if splits else ""

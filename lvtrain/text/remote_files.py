@@ -60,6 +60,9 @@ def _named(path: Uri) -> list[Found]:
         names = data_files(read_bytes(path / "state.json"))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         names = [name for name in there if name.endswith(".arrow")]
+    else:
+        if not names:
+            raise UserError(f"{path}: a dataset without rows, expected sentences")
     if not names:
         raise UserError(
             f"{path}: a folder without Arrow files, expected files or a dataset: name its files, "

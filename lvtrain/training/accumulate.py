@@ -67,4 +67,4 @@ class InParts:
             figures.append(self.player.learn(own))
         means: Metrics = {n: sum(part[n] for part in figures) / self.parts for n in figures[0]}
         # Of the whole, and known at the last part.
-        return means | {n: figures[-1][n] for n in ("gradient_norm",) if n in means}
+        return means | {n: figures[-1][n] for n in ("gradient_norm",) if n in figures[-1]}

@@ -31,9 +31,9 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, key: Key) -> float | Tensor:
-        """Update the parameters at the training step of `key`; gives the gradient norm before
-        clipping (0 where clipping is off)."""
+    def step(self, key: Key) -> dict[str, Tensor]:
+        """Update the parameters at the training step of `key`; gives figures of it: `gradient_norm`
+        before clipping, where there is any."""
         ...
 
     def accumulate(self, parts: int) -> None:
@@ -116,9 +116,9 @@ class TorchEngine:
         self._before = 0 if last else self._before + 1
         return last
 
-    def step(self, key: Key) -> float | Tensor:
+    def step(self, key: Key) -> dict[str, Tensor]:
         if not self.passed():
-            return 0.0
+            return {}
         rate = self.rate(key)
         total = None
         if self.config.clip:
@@ -140,7 +140,7 @@ class TorchEngine:
         self.optimizer.step()
         # Those of a large vocabulary take as much as its table, which the next ones need.
         self.optimizer.zero_grad(set_to_none=True)
-        return 0.0 if total is None else total
+        return {} if total is None else {"gradient_norm": total}
 
     def rate(self, key: Key) -> float | Tensor:
         """The learning rate of a step."""

@@ -112,7 +112,7 @@ class SoloPlayer:
 
     def learn(self, answer: Tensors | None) -> Metrics:
         self._engine.backward(self._cost, self._key)
-        return {**self._metrics, "gradient_norm": self._engine.step(self._key)}
+        return {**self._metrics, **self._engine.step(self._key)}
 
 
 class AdversaryPlayer(Protocol):

@@ -120,7 +120,9 @@ def vouched(
     return found, ""
 
 
-def safetensors(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
+def safetensors(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterable[bytes | memoryview]:
     """A file in the safetensors format, piece by piece.
 
     The library's own writer either builds the whole file in memory or hides which error the storage
@@ -128,7 +130,7 @@ def safetensors(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
     in place, which needs its offset to be a multiple of its item size.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order:
         tensor = tensors[name]

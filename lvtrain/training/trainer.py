@@ -119,7 +119,7 @@ def train(
     def stopped_before(error: NonFiniteLoss, now: int) -> NonFiniteLoss:
         met = now if error.step is None else error.step
         path = _report_nonfinite(run, game, batches, met, error)
-        where = f" at step {met}: stopped before the update; its batches are in {path}"
+        where = f" at step {met + 1}: stopped before the update; its batches are in {path}"
         return NonFiniteLoss(error.player, error.quantity, error.value, where)
 
     def again(every: int) -> int:
@@ -194,7 +194,7 @@ def _report_nonfinite(
     """Write down the step, the player and the batches of an iteration that was not taken."""
     first = step * game.batches_per_iteration
     report = {
-        "step": step,
+        "step": step + 1,  # as the log and the checkpoints count
         "player": error.player,
         "quantity": error.quantity,
         "value": str(error.value),

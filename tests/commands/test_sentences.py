@@ -136,6 +136,12 @@ def test_an_empty_sentence_has_no_way_from_it(runs: Runs, refused: Ask) -> None:
     assert "an empty one" in refused("interpolate", runs["ae"], "", "the boy")
     words = ("--plus", "a", "--minus")
     assert "an empty one" in refused("arithmetic", runs["ae"], " ", *words, "b")
+    assert "scale: expected one that leaves codes finite, found 1e+39" in refused(
+        "arithmetic", runs["vae"], "the boy", *words, "b", "--scale", "1e39"
+    )
+    assert "arithmetic: expected at least one sentence" in refused(
+        "arithmetic", runs["vae"], *words, "b"
+    )
     assert "--minus: expected sentences" in refused("arithmetic", runs["ae"], "a", *words, "")
 
 

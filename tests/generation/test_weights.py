@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lvtrain.errors import UserError
 from lvtrain.generation.weights import check_shapes, read_tensors, replacing, write_tensors
@@ -44,6 +45,20 @@ def test_a_file_that_is_not_whole_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=str(bad)) as raised:
             read_tensors(bad)
         assert "\n" not in str(raised.value)
+
+
+def test_a_bit_of_a_tensor_that_changed_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS)
+    whole = path.read_bytes()
+    for place in (-1, -9):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"^{path}: damaged: expected tensors of digest"):
+            read_tensors(path)
+    save_file(TENSORS, path)  # Of another writer, without a digest.
+    assert read_tensors(path).keys() == TENSORS.keys()
 
 
 @pytest.mark.parametrize(

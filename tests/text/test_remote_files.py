@@ -109,11 +109,15 @@ def test_the_store_is_that_of_the_same_files_here(
 def test_a_dataset_at_a_uri_has_its_files_in_order(anywhere: tuple[Path, str]) -> None:
     folder, uri = anywhere
     write(folder / "set", "arrow")
+    (folder / "none").mkdir()
+    (folder / "none" / "state.json").write_text('{"_data_files": []}')
     state = {"_data_files": [{"filename": "2#.arrow"}, {"filename": "1%20.arrow"}]}
     (folder / "set" / "state.json").write_text(json.dumps(state))
     there(folder, uri)
     texts = [text for chunk in Source(files=[f"{uri}/set"]).chunks() for text in chunk.texts]
     assert texts == LINES[1500:] + LINES[:1500]
+    with pytest.raises(UserError, match="none: a dataset without rows, expected sentences"):
+        find([f"{uri}/none"])
 
 
 def test_what_is_wrong_names_the_uri(anywhere: tuple[Path, str]) -> None:

@@ -153,6 +153,8 @@ def test_a_file_missing_from_a_dataset_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
     with pytest.raises(UserError, match=r"a\.arrow: no such file, expected as state\.json names"):
         texts(tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": []}))
+    complains(tmp_path, "a dataset without rows, expected sentences")
 
 
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ def test_weights_that_an_update_spoilt_are_not_committed(store: Path, tmp_path: 
         train("lm", store, tmp_path / "run", 1, model=model, validate_every=1)
     assert checkpoint.latest(tmp_path / "run" / "checkpoints") is None
     report = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
-    assert report["step"] == 0 and len(report["batches"][0]["rows"]) == 8
+    assert report["step"] == 1 and report["batches"][0]["index"] == 0
+    assert len(report["batches"][0]["rows"]) == 8
 
 
 def test_the_best_validated_checkpoint_is_kept(store: Path, tmp_path: Path) -> None:
