@@ -33,8 +33,8 @@ class Kept(TorchEngine):
         super().backward(loss, key, terms)
         self.loss = loss.detach()
 
-    def step(self, key: Key) -> float:
-        return 0.0
+    def step(self, key: Key) -> dict[str, Tensor]:
+        return {}
 
 
 def played(store: Path, system: str, changes: dict, rank: int, world: int) -> list[Tensor]:
