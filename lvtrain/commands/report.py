@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
 
     from lvtrain.data.location import check_here
     from lvtrain.errors import UserError, notice
-    from lvtrain.generation.recorded import open_store, read_config, tell_of_other
+    from lvtrain.generation.recorded import open_store, read_config, tell_of_other_store
     from lvtrain.model import WEIGHTS
     from lvtrain.report.html import write_report
 
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     try:
         store = open_store(config, arguments.data)
         figures = store.info.figures()
-        tell_of_other(store, config)
+        tell_of_other_store(store, config)
     except UserError as error:
         if arguments.data:
             raise

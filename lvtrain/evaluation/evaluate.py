@@ -19,7 +19,7 @@ from lvtrain.evaluation.perplexity import Judge, Progress
 from lvtrain.evaluation.sentences import part, read, shuffled
 from lvtrain.evaluation.validation import ONCE, batches_of, codes_of, evaluating
 from lvtrain.generation.beam import BeamConfig
-from lvtrain.generation.recorded import tell_of_other
+from lvtrain.generation.recorded import tell_of_other_store
 from lvtrain.generation.translate import Watch
 from lvtrain.model import Model
 from lvtrain.randomness import Key
@@ -71,7 +71,7 @@ def evaluate(
     check(config)
     tell = progress or (lambda text: None)
     store = model.store
-    tell_of_other(store, model.config)
+    tell_of_other_store(store, model.config)
     name = config.split or ("test" if "test" in store.splits else "valid")
     train, test = store.split("train"), store.split(name)
     if not test.rows:

@@ -141,7 +141,7 @@ def open_store(
     return store
 
 
-def tell_of_other(store: Store, config: RunConfig) -> None:
+def tell_of_other_store(store: Store, config: RunConfig) -> None:
     """Say where a store is not as the run was trained on it."""
     if store.digest != config.store_digest:
         notice(f"{store.path}: other contents than those that the run was trained on")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lvtrain.errors import UserError
@@ -48,7 +47,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             expected = (file.metadata() or {}).get(DIGEST)
-        tensors = load_file(path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole safetensors file: {reason}") from None

@@ -151,12 +151,10 @@ def _similar(path: Path) -> str:
 def _dataset_files(folder: Path) -> list[Path]:
     """Return the Arrow files of a folder that Hugging Face `save_to_disk` wrote, in order."""
     try:
-        files = [folder / name for name in data_files((folder / "state.json").read_bytes())]
+        state = (folder / "state.json").read_bytes()
+        files = [folder / name for name in data_files(folder, state)]
     except (OSError, ValueError, KeyError, TypeError):
         files = sorted(folder.glob("*.arrow"))
-    else:
-        if not files:
-            raise UserError(f"{folder}: a dataset without rows, expected sentences")
     if not files:
         splits = sorted(path.parent.name for path in folder.glob("*/*.arrow"))
         hint = f": name a split, {' or '.join(dict.fromkeys(splits))}" if splits else ""

@@ -6,6 +6,7 @@ import glob
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from pyarrow import fs
 
@@ -42,10 +43,13 @@ def _matches(pattern: str) -> list[Found]:
     return found
 
 
-def data_files(state: bytes) -> list[str]:
+def data_files(folder: Path | Uri, state: bytes) -> list[str]:
     """Return the names of the Arrow files of a dataset out of its state.json. Raises ValueError,
-    KeyError or TypeError for anything else."""
-    return [entry["filename"] for entry in json.loads(state)["_data_files"]]
+    KeyError or TypeError for anything else, UserError where there are none."""
+    names = [entry["filename"] for entry in json.loads(state)["_data_files"]]
+    if not names:
+        raise UserError(f"{folder}: a dataset without rows, expected sentences")
+    return names
 
 
 def _named(path: Uri) -> list[Found]:
@@ -57,12 +61,9 @@ def _named(path: Uri) -> list[Found]:
         raise UserError(f"{path}: no such file")
     there = {file.name: (file, info) for file, info in listed(path)}
     try:
-        names = data_files(read_bytes(path / "state.json"))
+        names = data_files(path, read_bytes(path / "state.json"))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         names = [name for name in there if name.endswith(".arrow")]
-    else:
-        if not names:
-            raise UserError(f"{path}: a dataset without rows, expected sentences")
     if not names:
         raise UserError(
             f"{path}: a folder without Arrow files, expected files or a dataset: name its files, "

@@ -65,6 +65,6 @@ class InParts:
                 self.player.decode()
             own = answer and {name: rows[number :: self.parts] for name, rows in answer.items()}
             figures.append(self.player.learn(own))
-        means: Metrics = {n: sum(part[n] for part in figures) / self.parts for n in figures[0]}
-        # Of the whole, and known at the last part.
-        return means | {n: figures[-1][n] for n in ("gradient_norm",) if n in figures[-1]}
+        means = {n: sum(part[n] for part in figures) / self.parts for n in figures[0]}
+        # What the last part alone has is of the whole: it updates.
+        return {**figures[-1], **means}
