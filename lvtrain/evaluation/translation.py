@@ -78,12 +78,9 @@ def compare(
 
 
 def valid_translations(sources: Sequence[str], grammar: Grammar) -> list[frozenset[str]]:
-    """All valid translations of each source; none of one that is not grammatical: where words are
-    out of the vocabulary, it is not known which are valid."""
-    return [
-        frozenset(grammar.translations(source) if grammar.is_grammatical(source) else ())
-        for source in sources
-    ]
+    """All valid translations of each source; none where words are out of the vocabulary, and it is
+    not known which are valid."""
+    return [grammar.valid_translations(source) for source in sources]
 
 
 def validity(translations: Sequence[str], valid: Sequence[frozenset[str]]) -> float:

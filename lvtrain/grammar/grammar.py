@@ -302,8 +302,9 @@ class Grammar:
             for order in orders
         ]
 
-    def is_valid_translation(self, source: str, target: str) -> bool:
-        return self.is_grammatical(source) and target in self.translations(source)
+    def valid_translations(self, sentence: str) -> frozenset[str]:
+        """All translations; none of a sentence that is not grammatical."""
+        return frozenset(self.translations(sentence) if self.is_grammatical(sentence) else ())
 
     def translate(self, sentence: str, seed: int) -> str:
         """One of the translations, all equally likely; a function of (sentence, seed)."""
