@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .dispatch import autocast
+from .dispatch import as_given, autocast
 
 
 def attention_lstm(
@@ -138,6 +138,7 @@ class _AttentionLSTM(torch.autograd.Function):
         return found  # type: ignore[return-value]
 
     @staticmethod
+    @as_given
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, dcontext: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         sizes = ctx.sizes

@@ -6,9 +6,10 @@ needs a GPU, or Triton's interpreter where a test forces it on a CPU.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeGuard
 
@@ -93,6 +94,21 @@ def autocast(*tensors: Tensor | None, single: bool = False) -> tuple[Any, ...]:
         return tensors
     dtype = torch.float32 if single else torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if _eligible(t) else t for t in tensors)
+
+
+def as_given(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a backward compute in the types that its tensors have, even where whoever differentiates
+    does so under autocast, which would round the products of what was computed in single."""
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        kind = next((g.device.type for g in grads if g is not None), None)
+        if kind is None or not torch.is_autocast_enabled(kind):
+            return backward(ctx, *grads)
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, *grads)
+
+    return run
 
 
 def _eligible(tensor: Tensor | None) -> TypeGuard[Tensor]:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
+from .dispatch import as_given
 
 
 def lstm(
@@ -226,6 +227,7 @@ class _LSTM(torch.autograd.Function):
         return y, h_last, c_last
 
     @staticmethod
+    @as_given
     def backward(
         ctx: Any, dy: Tensor | None, dh_last: Tensor | None, dc_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from . import lstm_sweeps_triton as sweeps
 from .compiled import Variant
+from .dispatch import as_given
 from .lstm_plan import Chip, Direction, Plan, chip_of, plan
 
 Grid = tuple[int, int]
@@ -284,6 +285,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
+@as_given
 def _differentiate(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any) -> tuple[Any, ...]:
     if dy is None and dh is None and dc is None:
         return (None,) * 8
@@ -400,6 +402,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
+@as_given
 def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
     if not ctx.keep:
         raise RuntimeError("lstm: the backward pass was taken without create_graph=True")

@@ -101,7 +101,9 @@ def gradient_penalty(
     points = x.detach().requires_grad_(True)
     scores = critic(points)
     total = scores.sum() if per_sample else scores.mean()
-    (gradient,) = torch.autograd.grad(total, points, create_graph=True)
+    # What autocast computed in half goes back in half; nothing else is to be rounded.
+    with torch.autocast(x.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(total, points, create_graph=True)
     return weight * (row_norm(gradient) - target).square().mean()
 
 

@@ -134,13 +134,12 @@ def unknown_words(references: Sequence[str]) -> float:
 def validate(
     model: Seq2Seq,
     batches: Sequence[Batch],
-    sources: Sequence[str],
     references: Sequence[str],
     target: Tokenizer,
-    grammar: Grammar | None,
+    valid: Sequence[frozenset[str]] | None,
 ) -> dict[str, float]:
     """The figures of a translator in training, by greedy translations; the first of them selects,
-    and lower is better."""
+    and lower is better. `valid` are all translations of each source that are, where it is known."""
     written, nll, words = [], 0.0, 0
     for batch in batches:
         assert batch.targets is not None and batch.target_lengths is not None
@@ -151,9 +150,8 @@ def validate(
     translations = target.decode_batch(written)
     bleu = scores(translations, references)["bleu"]
     figures = {"missing_bleu": 100 - bleu, "bleu": bleu, "nll": nll / words if words else math.nan}
-    if grammar is None:
+    if valid is None:
         return figures
-    valid = valid_translations(sources, grammar)
     return {"invalid": 1 - validity(translations, valid)} | figures
 
 

@@ -75,7 +75,10 @@ def validation(
     texts = tokenizer.decode_batch(sentences)
     words = sum(len(text.split()) + 1 for text in texts)
     grammar = embedded_grammar(shuffled(texts, 0))
-    references = translation.references_of(kept, target) if target else []
+    references, valid = [], None
+    if target is not None:
+        references = translation.references_of(kept, target)
+        valid = None if grammar is None else translation.valid_translations(texts, grammar)
     key = Key(seed=config.train.seed, step=ONCE, path=("validation",))
 
     def figures(step: int) -> dict[str, float]:
@@ -84,7 +87,7 @@ def validation(
         with evaluating(system), torch.inference_mode():
             if (translator := translator_of(system)) is not None:
                 assert target is not None
-                return translation.validate(translator, batches, texts, references, target, grammar)
+                return translation.validate(translator, batches, references, target, valid)
             if isinstance(system, LanguageModel):
                 nll = negative_log_likelihood(system, batches)
                 return {"perplexity": perplexity(nll / words)}

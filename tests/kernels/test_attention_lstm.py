@@ -67,3 +67,15 @@ def test_wrong_shapes_and_lengths_are_named() -> None:
         attention_lstm(*given[:6], given[6].t(), *given[7:])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lengths: expected 4 in 1\.\.5"):
         attention_lstm(*given, torch.tensor([0, 1, 1, 1]))  # type: ignore[arg-type]
+
+
+def test_differentiated_under_autocast_the_gradients_are_the_same() -> None:
+    given = [t.float() if t.is_floating_point() else t for t in arguments()]
+    wanted = [t for t in given if t.requires_grad]
+    h, context, _, _ = attention_lstm(*given)  # type: ignore[arg-type]
+    value = h.square().sum() + context.square().sum()
+    expected = torch.autograd.grad(value, wanted, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(value, wanted)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)

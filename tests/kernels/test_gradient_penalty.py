@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lvtrain.kernels import reference
 from lvtrain.kernels.gradient_penalty import _plan, gradient_penalty
+from lvtrain.kernels.lstm import lstm
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.2), "tanh": nn.Tanh}
 NORMS = {
@@ -267,6 +268,30 @@ def test_autocast_multiplies_in_half_and_returns_single():
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=0.1 * largest)
+
+
+def test_of_what_autocast_leaves_in_single_nothing_is_rounded():
+    """A recurrent critic's sweep is in single on a CPU, and so is its slope."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.randn(8, 3)), nn.Parameter(torch.randn(8, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _, _ = lstm(x.view(len(x), -1, 3), *self.weights, torch.zeros(8))
+            return y.square().sum((1, 2))
+
+    torch.manual_seed(0)
+    model, x = Recurrent(), points(5, 6).float()
+    expected = gradient_penalty(model, x, 3.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradient_penalty(model, x, 3.0)
+    assert torch.equal(found, expected)
+    for a, b in zip(
+        *(torch.autograd.grad(p, model.weights) for p in (found, expected)), strict=True
+    ):
+        assert torch.equal(a, b)
 
 
 def test_a_second_derivative_is_refused():

@@ -247,3 +247,22 @@ def test_autocast_leaves_it_in_single_on_a_cpu():
         found = lstm(x.bfloat16(), w_ih, w_hh, bias)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_differentiated_under_autocast_the_gradients_are_the_same(ragged):
+    """Whoever asks a critic for its slope within an iteration does so under autocast."""
+    torch.manual_seed(0)
+    given = [torch.randn(*n, requires_grad=True) for n in ((3, 4, 5), (24, 5), (24, 6), (24,))]
+    y, h, c = lstm(*given, lengths=torch.tensor([4, 2, 3]) if ragged else None)
+    value = y.square().sum() + h.sum() + c.sum()
+
+    def differentiated() -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(value, given, retain_graph=True)
+        return *first, *torch.autograd.grad(value, given, create_graph=True)
+
+    expected = differentiated()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = differentiated()
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)

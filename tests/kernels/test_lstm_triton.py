@@ -176,6 +176,25 @@ def test_autocast_runs_in_its_dtype_and_gives_gradients_in_ours():
     assert torch.autograd.grad(y.float().sum(), ours[0])[0].dtype == torch.float32
 
 
+def test_differentiated_under_autocast_the_gradients_are_the_same():
+    ours, _, lengths = arguments(SHAPES["odd"], torch.float32)
+    with forced("triton"):
+        y, _, _ = lstm(*ours, lengths)
+    wanted, value = given(ours), y.square().sum()
+
+    def differentiated() -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(value, wanted, retain_graph=True)
+        graph = torch.autograd.grad(value, wanted, create_graph=True)
+        within = sum(g.square().sum() for g in graph)
+        return *first, *torch.autograd.grad(within, wanted, retain_graph=True)
+
+    expected = differentiated()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = differentiated()
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
 def test_the_operation_is_registered_as_pytorch_asks():
     ours, _, _ = arguments(SHAPES["time-first"], torch.float32)
     # What is kept of steps beyond a row's length is left as it was, so no row has any here.
