@@ -172,7 +172,7 @@ class Model:
         tensors["step"] = torch.tensor(self.step)
         if self.averaged > 1:
             tensors["averaged"] = torch.tensor(self.averaged)
-        if translator is None and not hasattr(self.system, "sample_codes"):
+        if translator is None and self.fits_prior:
             tensors |= {f"prior.{k}": v for k, v in self.prior._asdict().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ class Model:
         check_number("num", num, 1, MOST_SENTENCES)
         key = Key(seed=seed, step=_ONCE, path=("sample",))
         self._decoding  # noqa: B018  # raises for a translator
-        if hasattr(self.system, "sample_codes"):
+        if not self.fits_prior:
             return cast(GenerativeSystem, self.system).sample_codes(num, key, self.device)
         return self.prior.sample(key.normal(num, len(self.prior.mean), device=self.device))
 
@@ -335,6 +335,11 @@ class Model:
         return getattr(self.config.model, "autoencoder", self.config.model)
 
     @property
+    def fits_prior(self) -> bool:
+        """Whether codes are drawn from a Gaussian fitted to a store's sentences."""
+        return not hasattr(self.system, "sample_codes")
+
+    @property
     def prior(self) -> CodeGaussian:
         """A plain autoencoder's Gaussian, fitted to codes of training sentences when first asked
         for and kept in the run folder, where that can be written and the parameters are those of a
@@ -369,6 +374,15 @@ class Model:
         self._decoding  # noqa: B018  # raises for a translator
         if not hasattr(self.system, "encode"):
             raise UserError(f"{self.folder}: a language model has no codes")
+
+    def require_fitted(self) -> None:
+        """Raise UserError where no store is asked for: nothing is fitted to its sentences."""
+        self._decoding  # noqa: B018  # raises for a translator
+        if not self.fits_prior:
+            raise UserError(
+                f"{self.folder}: --data: '{self.config.system}' draws from its own prior, which "
+                "is fitted to no store"
+            )
 
     @property
     def _decoding(self) -> DecodingSystem:

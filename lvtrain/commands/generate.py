@@ -42,7 +42,6 @@ class GenerateArguments:
 def run(argv: list[str]) -> int:
     arguments = parse(GenerateArguments, argv, "generate", "lvtrain generate runs/first --num 10")
 
-    from lvtrain.generation.decode import DecodeConfig
     from lvtrain.generation.limits import check_number
     from lvtrain.model import MOST_SENTENCES, Model
 
@@ -53,9 +52,10 @@ def run(argv: list[str]) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     check_number("num", arguments.num, 1, MOST_SENTENCES)
-    DecodeConfig(**how)
     which = "best" if arguments.step is None else arguments.step
     model = Model.load(arguments.run, which, arguments.data)
+    if arguments.data is not None:
+        model.require_fitted()
     sentences = model.generate(arguments.num, arguments.seed, **how)
     print(json.dumps(sentences) if arguments.json else "\n".join(sentences))
     return 0

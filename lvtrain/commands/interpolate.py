@@ -22,10 +22,10 @@ class InterpolateArguments:
     """Two sentences, or none for random codes."""
     steps: int = 7
     """Sentences to write, both ends included."""
-    num: int = 3
-    """Interpolations to write where no sentences are given."""
-    seed: int = 0
-    """Seed of the random codes."""
+    num: int | None = None
+    """Interpolations to write between random codes; 3 unless told."""
+    seed: int | None = None
+    """Seed of the random codes; 0 unless told."""
     data: Path | None = None
     """The store, which a plain autoencoder's prior is fitted to; the one trained on unless told."""
     json: bool = False
@@ -49,13 +49,19 @@ def run(argv: list[str]) -> int:
         raise UserError(f"interpolate: expected 2 sentences or none, found "
                         f"{len(arguments.sentences)}")  # fmt: skip
     check_number("steps", arguments.steps, 2, MOST_STEPS)
-    check_number("num", arguments.num, 1, MOST_SENTENCES // arguments.steps)
+    num = 3 if arguments.num is None else arguments.num
+    check_number("num", num, 1, MOST_SENTENCES // arguments.steps)
     sentences = with_words("interpolate", arguments.sentences)
+    for name in ("num", "seed", "data"):
+        if sentences and (given := getattr(arguments, name)) is not None:
+            raise UserError(f"--{name} {given}: expected without sentences, between random codes")
     model = Model.load(arguments.run, data=arguments.data)
+    if arguments.data is not None:
+        model.require_fitted()
     if sentences:
         start, end = sentences
         ways = [model.interpolate(start, end, arguments.steps)]
     else:
-        ways = model.interpolations(arguments.num, arguments.steps, arguments.seed)
+        ways = model.interpolations(num, arguments.steps, arguments.seed or 0)
     print(json.dumps(ways, indent=2) if arguments.json else "\n\n".join(map("\n".join, ways)))
     return 0

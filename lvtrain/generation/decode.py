@@ -39,6 +39,15 @@ class DecodeConfig:
     def __post_init__(self) -> None:
         check(self)
 
+    def conflict(self) -> str | None:
+        """What is wrong with the fields together."""
+        if self.top_k and not self.temperature:
+            return (
+                f"--top-k {self.top_k}: expected with a --temperature above 0, without which words "
+                "are not drawn"
+            )
+        return None
+
 
 class Memory(Protocol):
     """What decoding carries from word to word."""

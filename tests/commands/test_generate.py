@@ -50,3 +50,29 @@ def test_a_step_of_an_exported_model_must_be_its_own(
     said("export", runs["lm"], "--out", tmp_path / "model")
     said("generate", tmp_path / "model", "--step", "4")
     assert "the model is of step 4" in refused("generate", tmp_path / "model", "--step", "2")
+
+
+def test_the_likeliest_words_are_not_drawn_from_so_many(
+    runs: Runs, said: Ask, refused: Ask
+) -> None:
+    assert "--top-k 3: expected with a --temperature" in refused(
+        "generate", runs["arae"], "--top-k", "3"
+    )
+    said("generate", runs["lm"], "--top-k", "3")  # which draws unless told otherwise
+    assert "--top-k 3: expected with" in refused(
+        "generate", runs["lm"], "--top-k", "3", "--temperature", "0"
+    )
+
+
+@pytest.mark.parametrize("command", ["generate", "interpolate"])
+def test_a_store_is_refused_where_nothing_is_fitted_to_it(
+    runs: Runs, store: Path, said: Ask, refused: Ask, command: str
+) -> None:
+    assert "fitted to no store" in refused(command, runs["arae"], "--data", store)
+    said(command, runs["ae"], "--data", store)
+
+
+def test_what_is_for_random_codes_is_refused_with_sentences(runs: Runs, refused: Ask) -> None:
+    for flag in ("--num", "--seed", "--data"):
+        line = refused("interpolate", runs["ae"], "the boy smiles", "the girl smiles", flag, "2")
+        assert f"{flag} 2: expected without sentences" in line
