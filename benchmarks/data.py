@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.data.checksums import sha256
 from lvtrain.data.info import INDEX, TOKENIZER, VERSION, SplitInfo, StoreInfo
 from lvtrain.data.layout import Layout, smallest_dtype
@@ -188,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

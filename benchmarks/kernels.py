@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 
 if TYPE_CHECKING:
     from benchmarks.gpu.bench import Bench, Row
@@ -191,4 +192,4 @@ def _driver() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

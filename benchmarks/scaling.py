@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from benchmarks.scaling_parts import ADVERSARY, MODEL, Connection, Seconds, conn
 from benchmarks.synthetic import SyntheticSplit
 from benchmarks.training import resized
 from lvtrain import experiment
+from lvtrain.cli import guarded
 from lvtrain.cluster import controller
 from lvtrain.cluster.config import ClusterConfig
 from lvtrain.cluster.connect import connected
@@ -480,4 +482,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

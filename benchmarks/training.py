@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from benchmarks.contest import Spread, race
 from benchmarks.contestants import Setup, baseline, lvtrain, matrix_product
 from benchmarks.parts import parts, pieces
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.data.store import Store
 from lvtrain.presets import preset
 from lvtrain.systems.arae import ARAEConfig
@@ -220,4 +222,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.provenance import provenance
+from lvtrain.cli import guarded
 from lvtrain.data.batches import Batches
 from lvtrain.data.tokenizer import SPECIALS
 from lvtrain.evaluation.sentences import FlatSplit
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))
