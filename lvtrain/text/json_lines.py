@@ -75,8 +75,20 @@ def _object(text: str, where: str) -> dict[str, Any]:
 def _only_text(fields: Mapping[str, Any], where: str) -> str:
     texts = [name for name, value in fields.items() if isinstance(value, str)]
     # A text may be null, which tells nothing of which field is one.
-    among = [f"{name} (null)" if value is None else name for name, value in fields.items()]
+    among = [f"{name} (null)" if value is None else name for name, value in _leaves(fields)]
     return only_column(texts, among, where)
+
+
+def _leaves(fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The fields that are no objects, with the paths to them."""
+    found, rest = [], list(fields.items())[::-1]
+    while rest:  # not recursive: a line may be nested as deeply as Python reads
+        name, value = rest.pop()
+        if isinstance(value, dict) and value:
+            rest += [(f"{name}.{part}", of) for part, of in value.items()][::-1]
+        else:
+            found.append((name, value))
+    return found
 
 
 def _text(fields: Mapping[str, Any], name: str, where: str, number: bool) -> str:
@@ -84,7 +96,7 @@ def _text(fields: Mapping[str, Any], name: str, where: str, number: bool) -> str
     value: Any = fields
     for part in [name] if name in fields else name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise unknown_column(name, fields, where)
+            raise unknown_column(name, [path for path, _ in _leaves(fields)], where)
         value = value[part]
     if value is None:
         return ""

@@ -175,7 +175,7 @@ def _choose(path: Path | Uri, schema: pa.Schema, name: str | None) -> str:
     """Check the name of a column, or find the only one that holds text."""
     if name is None:
         texts = [column.name for column in schema if _is_text(column.type)]
-        name = only_column(texts, schema.names, str(path))
+        name = only_column(texts, _paths(schema), str(path))
     if (times := schema.names.count(name)) > 1:
         raise UserError(f"{path}: expected one column '{name}', found {times} of that name")
     if times:
@@ -183,9 +183,18 @@ def _choose(path: Path | Uri, schema: pa.Schema, name: str | None) -> str:
     kind: Any = pa.struct(list(schema))
     for part in name.split("."):
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            raise unknown_column(name, schema.names, str(path))
+            raise unknown_column(name, _paths(schema), str(path))
         kind = kind.field(part).type
     return name
+
+
+def _paths(fields: Iterable[pa.Field], above: str = "") -> list[str]:
+    """The names of columns, of those in structures with the path to them."""
+    found: list[str] = []
+    for field in fields:
+        name = above + field.name
+        found += _paths(field.type, f"{name}.") if pa.types.is_struct(field.type) else [name]
+    return found
 
 
 def _descend(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -121,8 +121,11 @@ def test_columns_lie_in_objects_or_have_dots_in_their_names(tmp_path: Path) -> N
     file = write(tmp_path / "a.jsonl", '{"t.de": "eins", "t": {"en": "one"}}')
     assert texts(file) == ["eins"]
     assert texts(file, column="t.en") == ["one"]
-    complains(file, "line 1: unknown column 't.fr': the columns are t.de, t",
+    complains(file, "line 1: unknown column 't.fr': the columns are t.de, t.en",
               column="t.fr")  # fmt: skip
+    none = write(tmp_path / "b.jsonl", '{"t": {"de": "eins", "en": null}, "n": {}}')
+    expected = "line 1: expected one column of text or the name of one, found none among"
+    complains(none, f"{expected} t.de, t.en (null), n")
 
 
 @pytest.mark.parametrize(

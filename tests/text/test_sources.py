@@ -352,7 +352,9 @@ def test_nested_columns_and_nulls(tmp_path: Path) -> None:
         source = Source(files=[str(path)], column="translation.en", target_column="translation.de")
         (chunk,) = source.chunks()
         assert (chunk.texts, chunk.targets) == (["a dog", "a cat"], ["ein Hund", ""])
-        complains(path, "unknown column 'translation.fr'", column="translation.fr")
+        known = "translation.de, translation.en"
+        complains(path, "unknown column 'translation.fr'", known, column="translation.fr")
+        complains(path, "expected one column of text or the name of one", known)
 
 
 def test_strings_of_a_table_that_are_not_utf8_name_the_row(tmp_path: Path) -> None:
