@@ -12,16 +12,19 @@ raises log p, and none is longer than the limit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lvtrain.config import Count, NotNegative
+from lvtrain.config import Bounds, NotNegative
 from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.modules.translator import Memory
 from lvtrain.systems.seq2seq import Seq2Seq
 
+# More would take gigabytes for a single sentence, and are worse translations, not better ones.
+Many = Annotated[int, Bounds("1 to 1,000", lambda n: 1 <= n <= 1_000)]
 # Attention below which a source word counts as not translated at all: the logarithm is finite.
 _LEAST_COVERAGE = 1e-6
 
@@ -30,9 +33,9 @@ _LEAST_COVERAGE = 1e-6
 class BeamConfig:
     """Which translations are searched for."""
 
-    beam: Count = 5
+    beam: Many = 5
     """Prefixes kept at each word; 1 takes the likeliest word each time."""
-    nbest: Count = 1
+    nbest: Many = 1
     """Translations of a sentence to give; of a search, at most as many as the beam has."""
     length_penalty: NotNegative = 1.0
     """α of ((5 + length)/6)^α, by which log-probabilities are divided; 0 compares them as they

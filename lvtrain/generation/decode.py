@@ -16,7 +16,8 @@ from lvtrain.modules.decoder import Decoder
 from lvtrain.modules.sampling import drawn
 from lvtrain.randomness import Key
 
-_MOST_LOGITS = 2**27
+MOST_LOGITS = 2**27
+"""Of a batch at a step: 512 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def decode(
         noise = key.fold("code noise").normal(*codes.shape, device=codes.device)
         codes = codes + (config.code_noise * noise).to(codes.dtype)
     sentences: list[list[int]] = []
-    most = max(1, min(config.batch_size, _MOST_LOGITS // len(decoder.output)))
+    most = max(1, min(config.batch_size, MOST_LOGITS // len(decoder.output)))
     for start in range(0, len(codes), most):
         part = codes[start : start + most]
         memory = decoder.start(part if part.shape[1] else None, len(part))

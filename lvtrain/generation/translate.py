@@ -17,7 +17,7 @@ from lvtrain.config import Count, Natural, Positive, check
 from lvtrain.data.tokenizer import EOS, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
-from lvtrain.generation.decode import DecodeConfig, write
+from lvtrain.generation.decode import MOST_LOGITS, DecodeConfig, write
 from lvtrain.generation.encode import by_length, padded, texts
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
@@ -50,9 +50,15 @@ class TranslateConfig:
     long: Literal["split", "refuse"] = "split"
     """A line longer than any sentence trained on is translated in pieces, or refused."""
     batch_size: Count = 64
-    """Sentences searched together; their beams lie in memory."""
+    """Sentences searched together; fewer where the logits of their beams would take more than
+    512 MiB."""
     seed: Natural = 0
     """Of --sample."""
+
+    @property
+    def rows(self) -> int:
+        """Translations of a sentence that are written at a time."""
+        return self.search.nbest if self.sample else self.search.beam
 
     def conflict(self) -> str | None:
         """What is wrong with the fields together."""
@@ -127,10 +133,12 @@ class Translator:
         """The translations of sources of ids, none of them empty, as ids."""
         found: dict[int, list[Hypothesis]] = {}
         ended = [[*ids, EOS] for ids in sources]
-        device = self.model.network.output.device
+        output = self.model.network.output
+        device = output.device
         watch, done, total = watch or (lambda done, total: None), 0, sum(map(len, sources))
         watch(done, total)
-        for part in by_length([len(ids) for ids in ended], config.batch_size):
+        most = max(1, min(config.batch_size, MOST_LOGITS // (config.rows * len(output))))
+        for part in by_length([len(ids) for ids in ended], most):
             tokens, lengths = padded([ended[place] for place in part])
             with torch.inference_mode():
                 memory = self.model.encode(tokens.to(device), lengths.to(device))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvtrain.config import check
 from lvtrain.data.tokenizer import Tokenizer
 from lvtrain.errors import UserError
+from lvtrain.generation import translate
+from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig, Translator
 from lvtrain.systems.seq2seq import Seq2Seq, Seq2SeqConfig
 
@@ -64,3 +68,29 @@ def test_a_word_of_more_pieces_than_fit_is_cut_itself() -> None:
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(UserError, match="expected sentences in UTF-8"):
         translator(4).translate(["a \udcff"], TranslateConfig())
+
+
+@pytest.mark.parametrize("how", [{"search": BeamConfig(beam=4)}, {"sample": True}])
+def test_fewer_are_written_at_a_time_where_logits_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    made, config, sizes = translator(6), TranslateConfig(**how), []
+    most = 2 * config.rows * TOKENIZER.vocab_size + 1
+    monkeypatch.setattr(translate, "MOST_LOGITS", most)
+    step = made.model.step
+
+    def watched(*given: Any) -> Any:
+        logits, state = step(*given)
+        sizes.append(logits.numel())
+        return logits, state
+
+    monkeypatch.setattr(made.model, "step", watched)
+    assert len(made.translate(["a b", "c", "d e f", "g", "h a"], config)) == 5
+    assert max(sizes) == most - 1
+
+
+@pytest.mark.parametrize("flag", ["beam", "nbest"])
+def test_so_many_that_a_sentence_takes_gigabytes_are_refused(flag: str) -> None:
+    check(TranslateConfig(search=BeamConfig(**{"beam": 1_000, flag: 1_000})))
+    with pytest.raises(UserError, match=f"--{flag}: expected 1 to 1,000, found 1001"):
+        check(TranslateConfig(search=BeamConfig(**{"beam": 1_000, flag: 1_001})))
