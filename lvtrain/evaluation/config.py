@@ -39,7 +39,7 @@ class EvaluateConfig:
     """The language model that judges."""
     translate: TranslateConfig = field(default_factory=TranslateConfig)
     """Of a translator: how it translates."""
-    draws: Natural = 20
+    draws: Annotated[int, Bounds("0 to 1,000", lambda n: 0 <= n <= 1_000)] = 20
     """Of a translator of the embedded grammar: translations drawn for each of so many sources as
     `sources`, to see how many are valid and how many of the valid ones occur; 0 for none."""
     sources: Count = 200

@@ -129,6 +129,7 @@ def test_mistakes_are_one_line(translators: Runs, runs: Runs, refused: Ask) -> N
         "evaluate", run, "--translate.sample", "--translate.beam", "8"
     )
     assert "--translate.nbest 4: expected 1" in refused("evaluate", run, "--translate.nbest", "4")
+    assert "--draws: expected 0 to 1,000" in refused("evaluate", run, "--draws", "1001")
     assert "config.json: expected the folder of a run, found a file" in refused(
         "translate", run / "config.json"
     )
