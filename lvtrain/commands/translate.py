@@ -66,8 +66,7 @@ def run(argv: list[str]) -> int:
         if Path(given).is_file():
             print(f"{given}: translated as a sentence; a file is read from standard input, "
                   f"lvtrain translate {arguments.run} < {given}", file=sys.stderr)  # fmt: skip
-    # Draws are those of a batch: which lines are drawn for together must not hang on the clock.
-    parts, where = stdin_parts(_CHUNK, pauses=not arguments.config.sample), "standard input: line"
+    parts, where = stdin_parts(_CHUNK, pauses=True), "standard input: line"
     if arguments.sentences:
         parts, where = iter([list(arguments.sentences)]), "sentence"
     first = 1

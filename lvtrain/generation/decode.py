@@ -60,6 +60,8 @@ class Memory(Protocol):
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 """Last words [B] and memory to logits of the next [B, V] and the new memory."""
+Uniform = Callable[[Tensor, int], Tensor]
+"""U[0, 1) draws [N, 1] for the rows [N] that are not finished, and the place of the next word."""
 
 
 @torch.inference_mode()
@@ -81,24 +83,38 @@ def decode(
         part = codes[start : start + most]
         memory = decoder.start(part if part.shape[1] else None, len(part))
         limits = torch.full((len(part),), config.max_words, device=part.device)
-        sentences += write(decoder.step, memory, limits, config, key.fold(start))
+        uniform = _by_batch(key.fold(start), part.device) if config.temperature else None
+        sentences += write(decoder.step, memory, limits, config, uniform)
     return sentences
 
 
+def _by_batch(key: Key, device: torch.device) -> Uniform:
+    generator = key.generator(device)
+
+    def uniform(rows: Tensor, place: int) -> Tensor:
+        return torch.rand(len(rows), 1, generator=generator, device=device)
+
+    return uniform
+
+
 def write(
-    step: Step, memory: Memory, limits: Int64[Tensor, " B"], config: DecodeConfig, key: Key
+    step: Step,
+    memory: Memory,
+    limits: Int64[Tensor, " B"],
+    config: DecodeConfig,
+    uniform: Uniform | None = None,
 ) -> list[list[int]]:
-    """The words that a decoder writes from a memory, a row each and no more than its limit, by the
-    temperature and top-k of `config`."""
+    """The words that a decoder writes from a memory, a row each and no more than its limit: drawn
+    by the temperature and top-k of `config`, the likeliest without `uniform`."""
     rows, device = len(limits), limits.device
     words = torch.full((rows,), BOS, device=device)
     columns: list[Tensor] = []
     alive = torch.arange(rows, device=device)
-    generator = key.generator(device) if config.temperature else None
     for _ in range(int(limits.max())):
         logits, memory = step(words, memory)
         logits[:, (PAD, BOS)] = float("-inf")
-        words = _choose(logits, config, generator)
+        draws = uniform(alive, len(columns)) if uniform else None
+        words = logits.argmax(1) if draws is None else _draw(logits, config, draws)
         running = (words != EOS) & (limits > len(columns))
         if not running.all():
             rest = running.nonzero().squeeze(1)
@@ -112,16 +128,13 @@ def write(
     return [row[:n] for row, n in zip(written.tolist(), lengths, strict=True)]
 
 
-def _choose(
-    logits: Float[Tensor, "B V"], config: DecodeConfig, generator: torch.Generator | None
+def _draw(
+    logits: Float[Tensor, "B V"], config: DecodeConfig, uniform: Float[Tensor, "B 1"]
 ) -> Tensor:
-    if generator is None:
-        return logits.argmax(1)
     if config.top_k:
         least = logits.topk(min(config.top_k, logits.shape[1]), dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
     # The largest becomes 0, which stays 0 however low the temperature is.
     logits = logits - logits.amax(1, keepdim=True)
     temperature = max(config.temperature, torch.finfo(logits.dtype).tiny)
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
     return drawn(logits / temperature, uniform)

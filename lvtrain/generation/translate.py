@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import tyro
 from jaxtyping import Int64
 from torch import Tensor
@@ -17,7 +18,7 @@ from lvtrain.config import Count, Natural, Positive, check
 from lvtrain.data.tokenizer import EOS, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
-from lvtrain.generation.decode import MOST_LOGITS, DecodeConfig, write
+from lvtrain.generation.decode import MOST_LOGITS, DecodeConfig, Uniform, write
 from lvtrain.generation.encode import by_length, padded, texts
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
@@ -25,6 +26,8 @@ from lvtrain.systems.seq2seq import Seq2Seq
 
 Watch = Callable[[int, int], None]
 """Told how many words of the sources are translated, of how many."""
+Piece = tuple[int, int]
+"""The number of a line and the place in it of a part that is translated by itself."""
 
 # Where a line that is too long is cut rather than elsewhere: after these, in the order of choice.
 _CUTS = (frozenset(".!?"), frozenset(";:"), frozenset(","))
@@ -111,12 +114,14 @@ class Translator:
         such are refused, by `where` it is and its number counted from `first`.
         """
         check(config)
-        numbered = enumerate(texts(lines), first)
-        pieces = [self.pieces(line, config, f"{where} {n}") for n, line in numbered]
-        flat = [piece for of_line in pieces for piece in of_line]
-        found = iter(self.hypotheses(flat, config, watch))
+        pieces = {
+            n: self.pieces(line, config, f"{where} {n}")
+            for n, line in enumerate(texts(lines), first)
+        }
+        named = {(n, k): piece for n, of_line in pieces.items() for k, piece in enumerate(of_line)}
+        found = iter(self._hypotheses(named, config, watch))
         translations = []
-        for of_line in pieces:
+        for of_line in pieces.values():
             parts = [next(found) for _ in of_line]
             translations.append(
                 [self._joined([_at(part, n) for part in parts])
@@ -124,14 +129,12 @@ class Translator:
             )  # fmt: skip
         return translations
 
-    def hypotheses(
-        self,
-        sources: Sequence[Sequence[int]],
-        config: TranslateConfig,
-        watch: Watch | None = None,
+    def _hypotheses(
+        self, pieces: Mapping[Piece, Sequence[int]], config: TranslateConfig, watch: Watch | None
     ) -> list[list[Hypothesis]]:
-        """The translations of sources of ids, none of them empty, as ids."""
+        """The translations of pieces, none of them empty, as ids."""
         found: dict[int, list[Hypothesis]] = {}
+        names, sources = list(pieces), list(pieces.values())
         ended = [[*ids, EOS] for ids in sources]
         output = self.model.network.output
         device = output.device
@@ -144,7 +147,7 @@ class Translator:
                 memory = self.model.encode(tokens.to(device), lengths.to(device))
             limits = limits_of(lengths, config).to(device)
             if config.sample:
-                best = sample(self.model, memory, limits, config, part[0])
+                best = sample(self.model, memory, limits, config, [names[i] for i in part])
             else:
                 best = beam_search(self.model, memory, limits, config.search)
             found |= zip(part, best, strict=True)
@@ -193,16 +196,20 @@ def limits_of(lengths: Int64[Tensor, " B"], config: TranslateConfig) -> Int64[Te
 
 @torch.inference_mode()
 def sample(
-    model: Seq2Seq, memory: Memory, limits: Int64[Tensor, " B"], config: TranslateConfig, tag: int
+    model: Seq2Seq,
+    memory: Memory,
+    limits: Int64[Tensor, " B"],
+    config: TranslateConfig,
+    names: Sequence[Piece],
 ) -> list[list[Hypothesis]]:
-    """Translations of each source drawn from the model, the likeliest first; `tag` tells the draws
-    of one batch from another's."""
+    """Translations of each source drawn from the model, the likeliest first. What is drawn for a
+    piece follows from its name and the seed, whatever it is translated together with."""
     count = config.search.nbest
     rows = torch.arange(len(memory), device=limits.device).repeat_interleave(count)
+    uniform = _uniform(Key(seed=config.seed, step=-1, path=("translate",)), names, limits, count)
     memory, limits = memory.select(rows), limits[rows]
     how = DecodeConfig(temperature=config.temperature, top_k=config.top_k)
-    key = Key(seed=config.seed, step=-1, path=("translate", tag))
-    drawn = write(_Reading.step, _Reading.start(model, memory), limits, how, key)
+    drawn = write(_Reading.step, _Reading.start(model, memory), limits, how, uniform)
     tokens, lengths = padded([[*words, EOS] for words in drawn])
     logs = model.log_probs(memory, tokens.to(limits.device), lengths.to(limits.device)).sum(1)
     every = [Hypothesis(words, log, log) for words, log in zip(drawn, logs.tolist(), strict=True)]
@@ -212,11 +219,21 @@ def sample(
     ]
 
 
+def _uniform(key: Key, names: Sequence[Piece], limits: Int64[Tensor, " B"], count: int) -> Uniform:
+    """The draws of `count` rows of each piece, made for all its words at once."""
+    most = int(limits.max())
+    made = torch.cat([
+        F.pad(key.fold(*name).uniform(count, limit), (0, most - limit))
+        for name, limit in zip(names, limits.tolist(), strict=True)
+    ]).to(limits.device)  # fmt: skip
+    return lambda rows, place: made[rows, place, None]
+
+
 @torch.inference_mode()
 def greedy(model: Seq2Seq, memory: Memory, limits: Int64[Tensor, " B"]) -> list[list[int]]:
     """The likeliest word each time, as ids."""
     reading = _Reading.start(model, memory)
-    return write(_Reading.step, reading, limits, DecodeConfig(), Key(seed=0, step=-1))
+    return write(_Reading.step, reading, limits, DecodeConfig())
 
 
 class _Reading(NamedTuple):

@@ -70,6 +70,18 @@ def test_what_is_no_text_is_refused() -> None:
         translator(4).translate(["a \udcff"], TranslateConfig())
 
 
+def test_what_is_drawn_for_a_line_does_not_hang_on_the_lines_beside_it() -> None:
+    """So that a stream may be translated in whatever parts it comes."""
+    made = translator(6)
+    lines = ["a b", "c", "", "a b", "d e f g h a b c", "a b", "h a"]
+    how = TranslateConfig(sample=True, search=BeamConfig(nbest=3))
+    every = [[t.text for t in of] for of in made.translate(lines, how)]
+    for cut in (1, 4):
+        parts = made.translate(lines[:cut], how), made.translate(lines[cut:], how, first=1 + cut)
+        assert [[t.text for t in of] for part in parts for of in part] == every
+    assert every[0] != every[3] != every[5], "lines that are alike have draws of their own"
+
+
 @pytest.mark.parametrize("how", [{"search": BeamConfig(beam=4)}, {"sample": True}])
 def test_fewer_are_written_at_a_time_where_logits_would_not_fit(
     monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
