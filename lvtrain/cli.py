@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -79,8 +80,9 @@ def guarded(command: Callable[[], int | None]) -> int:
     except Terminated as stop:
         return _fail(_noted("terminated", stop), 143)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(f"no space left on device: {error.filename or 'while writing'}", 2)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why = (error.strerror or "no space left on device").lower()
+            return _fail(f"{why}: {error.filename or 'while writing'}", 2)
         # What the file system says of a file the user knows of and can mend.
         if error.filename and error.strerror:
             return _fail(f"{error.filename}: {error.strerror}", 2)
@@ -97,6 +99,15 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+    binary = getattr(sys.stdout, "buffer", None)
+    if isinstance(binary, io.RawIOBase):
+        # PYTHONUNBUFFERED: a raw file leaves what a full disk did not take of a write, unsaid.
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(binary),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=True,
+        )
 
 
 @contextmanager

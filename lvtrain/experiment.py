@@ -23,11 +23,12 @@ from lvtrain.data.location import absolute, foldable, place
 from lvtrain.data.store import Store
 from lvtrain.errors import UserError, nearest
 from lvtrain.evaluation.validation import validation
-from lvtrain.generation.recorded import build, read_config
+from lvtrain.generation.recorded import CHECKPOINTS, build, read_config
 from lvtrain.presets import preset as named_preset
 from lvtrain.systems import System, entry
+from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig, standing
 from lvtrain.training.accumulate import accumulating
-from lvtrain.training.checkpoint import Checkpoint
+from lvtrain.training.checkpoint import Checkpoint, latest
 from lvtrain.training.engine import Engine, TorchEngine
 from lvtrain.training.folder import (
     CONFIG,
@@ -295,9 +296,13 @@ def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
             "no step was better than the start of the run: what reads it takes step 0, unless "
             "--step says another"
         )
-    steps = config.train.steps
-    if trained and hasattr(config.model, "remarks") and not config.model.foreseen(steps):
-        yield from config.model.remarks(trained[-1]["step"], steps, trained[-1])
+    model, steps = config.model, config.train.steps
+    if isinstance(model, Seq2SeqGANConfig) and trained and not model.foreseen(steps):
+        last = latest(out / CHECKPOINTS)
+        found = standing(last.module("adversary")) if last else {}
+        if "judged" in found:  # of which the log has the mean over some steps
+            trained[-1]["judged"] = found["judged"]
+        yield from model.remarks(trained[-1]["step"], steps, trained[-1])
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

@@ -91,16 +91,13 @@ def _run(folder: Path) -> dict[str, Any]:
             checkpoint.at(folder / "checkpoints", best["step"])
         except UserError as error:
             warnings.append(f"the best validated step is {best['step']}; {error}")
-    tensors = {
-        f"{part}.{name.removeprefix('module.')}": tensor
-        for part in found.parts
-        for name, tensor in found.tensors(part).items()
-        if name.startswith("module.")
-    }
+    modules = {part: found.module(part) for part in found.parts}
     if isinstance(config.model, Seq2SeqGANConfig):
-        own = {name.removeprefix("adversary."): tensor for name, tensor in tensors.items()
-               if name.startswith("adversary.")}  # fmt: skip
-        warnings += config.model.remarks(found.step, config.train.steps, standing(own))
+        last = standing(modules["adversary"])
+        warnings += config.model.remarks(found.step, config.train.steps, last)
+    tensors = {
+        f"{part}.{name}": tensor for part, own in modules.items() for name, tensor in own.items()
+    }
     with torch.device("meta"):  # to be counted, not to be had
         system = build_read(folder, config)
     return {

@@ -44,8 +44,7 @@ def load_mean(system: System, checkpoints: Sequence[Checkpoint]) -> None:
         shapes = {n: tuple(t.shape) for n, t in part.state_dict().items()}
         mean: dict[str, Tensor] = {}
         for one in checkpoints:
-            tensors = {n.removeprefix("module."): t for n, t in one.tensors(name).items()
-                       if n.startswith("module.")}  # fmt: skip
+            tensors = one.module(name)
             check_shapes(one.path / f"{name}.safetensors", tensors, shapes)
             for n, t in tensors.items():
                 mean[n] = mean[n] + t.double() if n in mean else t.double()

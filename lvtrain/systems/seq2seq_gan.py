@@ -110,7 +110,8 @@ class Seq2SeqGANConfig:
         elif last.get("heeded") == 0:
             judged, accuracy = last["judged"], self.discriminator.accuracy
             # Rounded down, what is not enough is not said to be.
-            right = f"right about {math.floor(1_000 * judged) / 10:g}% of pairs that are new to it"
+            share = f"{math.floor(1_000 * judged) / 10:g}% of pairs that are new to it"
+            right = f"right about {share} (a running mean that begins at 0)"
             heeded = f"heeded from {100 * accuracy:g}% on (--discriminator.accuracy)"
             if judged < accuracy:
                 yield (

@@ -74,6 +74,11 @@ class Checkpoint:
         # Memory of their own: the mapped file has another alignment and may be removed meanwhile.
         return {name: tensor.clone() for name, tensor in mapped.items()}
 
+    def module(self, part: str) -> dict[str, Tensor]:
+        """The tensors of a part that are its module's, its optimiser's left out, by name."""
+        every = self.tensors(part).items()
+        return {n.removeprefix("module."): t for n, t in every if n.startswith("module.")}
+
 
 def commit(
     folder: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -139,6 +140,22 @@ def test_a_closed_stream_is_as_the_null_device(store: Path, tmp_path: Path, clos
         assert (done.returncode, done.stderr) == (0, "")
         assert bool(done.stdout) == (closed == "2>&-" and command[0] == "inspect")
     assert len(Path(out).read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_does_not_fit_is_told(tmp_path: Path, unbuffered: str) -> None:
+    """Unbuffered, Python would leave the rest of a short write, and say nothing."""
+    out = tmp_path / "lines"
+    asked = f"ulimit -f 8; {sys.executable} -m lvtrain grammar --num 2000 > {out}"
+    done = subprocess.run(
+        ["bash", "-c", asked],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    assert out.stat().st_size == 8 * 1024
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "file too large" in done.stderr
 
 
 def test_doctor_names_every_operation(capsys: pytest.CaptureFixture[str]) -> None:

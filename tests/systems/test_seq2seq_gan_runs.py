@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -197,16 +198,19 @@ def test_that_an_adversary_is_not_heeded_is_said_once_and_wherever_the_run_is_lo
     for text in said:
         assert ("has not learnt from it yet" in text) == bool(expected)
         assert expected in text
+    shares = [re.findall(r"right about ([\d.]+)%", text) for text in said]
+    assert shares == shares[:1] * len(shares), "all say the same of the same step"
 
 
 @pytest.mark.parametrize(
     ("judged", "expected"),
     [
-        (0.5, "is right about 50% of pairs that are new to it, and is heeded from 55% on"),
-        (0.5499, "is right about 54.9% of pairs that are new to it, and is heeded from 55% on"),
-        (0.58, "came to be right about 58% of pairs that are new to it at the last step, and is "
-               "heeded from 55% on (--discriminator.accuracy): the translator has not learnt from "
-               "it yet, and needs more --steps to"),
+        (0.5, "is right about 50% of pairs that are new to it (a running mean that begins at 0), "
+              "and is heeded from 55% on"),
+        (0.5499, "is right about 54.9% of pairs that are new to it (a running mean"),
+        (0.58, "came to be right about 58% of pairs that are new to it (a running mean that begins "
+               "at 0) at the last step, and is heeded from 55% on (--discriminator.accuracy): the "
+               "translator has not learnt from it yet, and needs more --steps to"),
     ],
 )  # fmt: skip
 def test_how_good_a_discriminator_is_that_was_not_heeded(judged: float, expected: str) -> None:
