@@ -39,7 +39,7 @@ from lvtrain.generation.beam import BeamConfig
 from lvtrain.generation.translate import TranslateConfig
 from lvtrain.model import Model
 from lvtrain.objectives.policy_gradient import PolicyConfig
-from lvtrain.presets import MULTI30K_GAN
+from lvtrain.presets import MULTI30K_BLEU, MULTI30K_GAN
 from lvtrain.systems.seq2seq_gan import Seq2SeqGANConfig
 from lvtrain.systems.seq2seq_play import PlayConfig
 from lvtrain.systems.seq2seq_policy import DiscriminatorConfig
@@ -77,9 +77,9 @@ class ComparisonConfig:
     """Of every training."""
     rollouts: int = MULTI30K_GAN.policy.rollouts
     """N: completions of each prefix."""
-    temperatures: tuple[float, ...] = (MULTI30K_GAN.policy.temperature, 1.0, 1.0)
+    temperatures: tuple[float, ...] = (MULTI30K_BLEU.policy.temperature, 1.0, 1.0)
     """τ of the policy of each column, chosen on the validation set."""
-    fresh: int = 1
+    fresh: int = MULTI30K_GAN.fresh
     """Batches an iteration for a discriminator that is heeded, besides the translator's own."""
     teacher: float = MULTI30K_GAN.play.teacher
     """Factor on the supervised loss beside the reward."""
@@ -214,14 +214,17 @@ def curve(config: ComparisonConfig) -> str:
 def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     """What the figures were measured with."""
     first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
-    where = ", ".join(first[name] for name in ("hardware", "torch", "date", "command"))
+    where = ", ".join(first[name] for name in ("hardware", "torch", "date"))
+    # Columns may be made in several goes.
+    commands = "; ".join(dict.fromkeys(column["command"] for column in found))
     temperatures = ", ".join(map(str, config.temperatures))
     return (
         f"Beam {config.beam}; p by paired bootstrap; the discriminator of {config.adversary}, "
         f"credit by {CREDIT}; {config.rollouts} roll-outs, τ = "
         f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
-        f"at most {config.pretraining} for the discriminator alone, likelihood has both; minutes "
-        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}.\n"
+        f"at most {config.pretraining} for the discriminator alone, likelihood has both; "
+        f"{config.fresh} more batch(es) an iteration for a discriminator that is heeded; minutes "
+        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}, {commands}.\n"
     )
 
 

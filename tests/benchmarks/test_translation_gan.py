@@ -15,7 +15,9 @@ from benchmarks.translation_gan import LIKELIHOOD, ComparisonConfig, curve, sett
 from benchmarks.translation_gan import measure as column
 from lvtrain.data.tokenizer import PAD
 from lvtrain.errors import UserError
+from lvtrain.experiment import starting_from
 from lvtrain.objectives.rollouts import sample
+from lvtrain.presets import preset
 from lvtrain.randomness import Key
 from tests.systems.test_seq2seq_gan import SMALL
 
@@ -32,6 +34,22 @@ def test_the_loop_completes_as_many_words_as_the_pass() -> None:
     assert 0.8 < ours / theirs < 1.25
     small = replace(config, repeats=1, prefixes=(1,))
     assert measure(small)["ratio"] > 0
+
+
+def test_the_presets_are_the_columns_that_were_measured(store: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    lvtrain.train("seq2seq", store, start, preset="tiny", model=SMALL.translator, steps=2,
+                  batch_size=8, threads=1, validate_every=0, tensorboard=False)  # fmt: skip
+    config = ComparisonConfig(start=start, out=tmp_path)
+    for name, of in (("lambda-0.7", "multi30k"), ("lambda-0", "multi30k-bleu")):
+        column = config.columns[name]
+        model, train = preset("seq2seq-gan", of)
+        model = starting_from(model, start)
+        assert replace(column, policy=column.rewards) == replace(model, policy=model.rewards)
+        assert train.steps == config.iterations(column)
+        for same in ("batch_size", "precision", "validate_every", "seed"):
+            assert getattr(train, same) == getattr(config, same)
+        assert train.validation_sentences == config.sentences
 
 
 def test_a_column_is_trained_and_measured_once(store: Path, tmp_path: Path) -> None:
