@@ -214,9 +214,10 @@ def curve(config: ComparisonConfig) -> str:
 def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     """What the figures were measured with."""
     first, minutes = found[0], [f"{column['seconds'] / 60:.0f}" for column in found]
-    where = ", ".join(first[name] for name in ("hardware", "torch", "date"))
     # Columns may be made in several goes.
-    commands = "; ".join(dict.fromkeys(column["command"] for column in found))
+    parts = ("hardware", "torch", "date", "command")
+    where = {column["command"]: ", ".join(column[n] for n in parts) for column in reversed(found)}
+    whence = "; ".join(reversed(where.values()))
     temperatures = ", ".join(map(str, config.temperatures))
     return (
         f"Beam {config.beam}; p by paired bootstrap; the discriminator of {config.adversary}, "
@@ -224,7 +225,7 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
         f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
         f"at most {config.pretraining} for the discriminator alone, likelihood has both; "
         f"{config.fresh} more batch(es) an iteration for a discriminator that is heeded; minutes "
-        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {where}, {commands}.\n"
+        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {whence}.\n"
     )
 
 

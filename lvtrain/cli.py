@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lvtrain.commands.signals import Terminated, signals_raised
@@ -72,8 +72,7 @@ def guarded(command: Callable[[], int | None]) -> int:
     except (NonFiniteLoss, Lost) as error:
         return _fail(str(error), 1)
     except BrokenPipeError:
-        # The reader of our output has gone; what is left to flush must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # Its reader has gone.
         return 0
     except KeyboardInterrupt as stop:
         return _fail(_noted("interrupted", stop), 130)
@@ -165,4 +164,14 @@ def _noted(message: str, error: BaseException) -> str:
 
 def _fail(message: str, status: int) -> int:
     print(f"lvtrain: error: {message}", file=sys.stderr)
+    _drop_output()
     return status
+
+
+def _drop_output() -> None:
+    """Let go of output that cannot be written: at exit it must not raise again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # a stream without a number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

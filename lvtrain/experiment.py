@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -298,11 +298,14 @@ def _remarks(config: RunConfig, out: Path) -> Iterator[str]:
         )
     model, steps = config.model, config.train.steps
     if isinstance(model, Seq2SeqGANConfig) and trained and not model.foreseen(steps):
-        last = latest(out / CHECKPOINTS)
-        found = standing(last.module("adversary")) if last else {}
-        if "judged" in found:  # of which the log has the mean over some steps
-            trained[-1]["judged"] = found["judged"]
-        yield from model.remarks(trained[-1]["step"], steps, trained[-1])
+        last = trained[-1]
+        if last.get("heeded") == 0:
+            # Of how often it was right the log has a mean over some steps.
+            with suppress(OSError, UserError):
+                found = latest(out / CHECKPOINTS)
+                if found and found.step == last["step"]:
+                    last |= {"judged": standing(found.module("adversary"))["judged"]}
+        yield from model.remarks(last["step"], steps, last)
 
 
 def _warnings(config: RunConfig, store: Store) -> Iterator[str]:

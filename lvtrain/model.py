@@ -339,20 +339,23 @@ class Model:
         """Whether codes are drawn from a Gaussian fitted to a store's sentences."""
         return not hasattr(self.system, "sample_codes")
 
-    @property
+    @cached_property
     def prior(self) -> CodeGaussian:
         """A plain autoencoder's Gaussian, fitted to codes of training sentences when first asked
-        for and kept in the run folder, where that can be written and the parameters are those of a
-        step."""
-        path, kept = self.folder / PRIOR, self.averaged == 1
-        if self._prior is None and kept:
-            self._prior = read_gaussian(path, self.step, self._decoding.decoder.code)
-        if self._prior is None:
-            self._prior = self._fit_prior()
+        for. That of the store trained on is kept in the run folder, where that can be written and
+        the parameters are those of a step."""
+        own = self._data is None or self.store.digest == self.config.store_digest
+        if own and self._prior is not None:
+            return self._prior
+        path, kept = self.folder / PRIOR, own and self.averaged == 1
+        width = self._decoding.decoder.code
+        found = read_gaussian(path, self.step, width) if kept else None
+        if found is None:
+            found = self._fit_prior()
             if kept and self.is_run and self.store.digest == self.config.store_digest:
                 with contextlib.suppress(OSError):
-                    write_gaussian(path, self._prior, self.step)
-        return self._prior
+                    write_gaussian(path, found, self.step)
+        return found
 
     @torch.inference_mode()
     def _fit_prior(self) -> CodeGaussian:
@@ -375,13 +378,14 @@ class Model:
         if not hasattr(self.system, "encode"):
             raise UserError(f"{self.folder}: a language model has no codes")
 
-    def require_fitted(self) -> None:
-        """Raise UserError where no store is asked for: nothing is fitted to its sentences."""
+    def require_fitted_prior(self) -> None:
+        """Raise UserError where there is no store to be given: the codes of no store's sentences
+        say where to draw from."""
         self._decoding  # noqa: B018  # raises for a translator
         if not self.fits_prior:
             raise UserError(
-                f"{self.folder}: --data: '{self.config.system}' draws from its own prior, which "
-                "is fitted to no store"
+                f"{self.folder}: --data: expected of a plain autoencoder alone, whose prior is "
+                f"fitted to a store, found '{self.config.system}'"
             )
 
     @property

@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     which = "best" if arguments.step is None else arguments.step
     model = Model.load(arguments.run, which, arguments.data)
     if arguments.data is not None:
-        model.require_fitted()
+        model.require_fitted_prior()
     sentences = model.generate(arguments.num, arguments.seed, **how)
     print(json.dumps(sentences) if arguments.json else "\n".join(sentences))
     return 0

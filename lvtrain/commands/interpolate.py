@@ -56,8 +56,9 @@ def run(argv: list[str]) -> int:
         if sentences and (given := getattr(arguments, name)) is not None:
             raise UserError(f"--{name} {given}: expected without sentences, between random codes")
     model = Model.load(arguments.run, data=arguments.data)
+    model.require_codes()
     if arguments.data is not None:
-        model.require_fitted()
+        model.require_fitted_prior()
     if sentences:
         start, end = sentences
         ways = [model.interpolate(start, end, arguments.steps)]

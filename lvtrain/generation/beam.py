@@ -23,7 +23,7 @@ from lvtrain.data.tokenizer import BOS, EOS, PAD
 from lvtrain.modules.translator import Memory
 from lvtrain.systems.seq2seq import Seq2Seq
 
-# More would take gigabytes for a single sentence, and are worse translations, not better ones.
+# A thousand take a third of a gigabyte for one sentence; ever more give worse ones, not better.
 Many = Annotated[int, Bounds("1 to 1,000", lambda n: 1 <= n <= 1_000)]
 # Attention below which a source word counts as not translated at all: the logarithm is finite.
 _LEAST_COVERAGE = 1e-6

@@ -66,16 +66,18 @@ def padded(
     return tokens, lengths
 
 
-def by_length(lengths: Sequence[int], batch: int = BATCH) -> list[list[int]]:
+def by_length(
+    lengths: Sequence[int], batch: int = BATCH, words: int = BATCH_WORDS
+) -> list[list[int]]:
     """The places of sentences in batches, the short ones first.
 
     One long sentence must not pad a thousand short ones: a batch holds at most `batch` sentences
-    and `BATCH_WORDS` words with their padding, or a single longer sentence.
+    and so many words with their padding, or a single longer sentence.
     """
     parts: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         rows = len(parts[-1]) + 1 if parts else batch + 1
-        if rows > batch or rows * lengths[place] > BATCH_WORDS:
+        if rows > batch or rows * lengths[place] > words:
             parts.append([])
         parts[-1].append(place)
     return parts

@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import tyro
 from jaxtyping import Int64
 from torch import Tensor
@@ -19,7 +18,7 @@ from lvtrain.data.tokenizer import EOS, Tokenizer
 from lvtrain.errors import UserError
 from lvtrain.generation.beam import BeamConfig, Hypothesis, beam_search
 from lvtrain.generation.decode import MOST_LOGITS, DecodeConfig, Uniform, write
-from lvtrain.generation.encode import by_length, padded, texts
+from lvtrain.generation.encode import BATCH_WORDS, by_length, padded, texts
 from lvtrain.modules.translator import Memory, State
 from lvtrain.randomness import Key
 from lvtrain.systems.seq2seq import Seq2Seq
@@ -29,6 +28,8 @@ Watch = Callable[[int, int], None]
 Piece = tuple[int, int]
 """The number of a line and the place in it of a part that is translated by itself."""
 
+# Words of a translation that random numbers are made for at once.
+_DRAWN = 64
 # Where a line that is too long is cut rather than elsewhere: after these, in the order of choice.
 _CUTS = (frozenset(".!?"), frozenset(";:"), frozenset(","))
 
@@ -53,8 +54,7 @@ class TranslateConfig:
     long: Literal["split", "refuse"] = "split"
     """A line longer than any sentence trained on is translated in pieces, or refused."""
     batch_size: Count = 64
-    """Sentences searched together; fewer where the logits of their beams would take more than
-    512 MiB."""
+    """Sentences searched together; fewer where their beams would take much memory."""
     seed: Natural = 0
     """Of --sample."""
 
@@ -140,8 +140,10 @@ class Translator:
         device = output.device
         watch, done, total = watch or (lambda done, total: None), 0, sum(map(len, sources))
         watch(done, total)
+        # Each of the rows of a source has a memory of it, and logits.
         most = max(1, min(config.batch_size, MOST_LOGITS // (config.rows * len(output))))
-        for part in by_length([len(ids) for ids in ended], most):
+        words = BATCH_WORDS // config.rows
+        for part in by_length([len(ids) for ids in ended], most, words):
             tokens, lengths = padded([ended[place] for place in part])
             with torch.inference_mode():
                 memory = self.model.encode(tokens.to(device), lengths.to(device))
@@ -202,11 +204,12 @@ def sample(
     config: TranslateConfig,
     names: Sequence[Piece],
 ) -> list[list[Hypothesis]]:
-    """Translations of each source drawn from the model, the likeliest first. What is drawn for a
-    piece follows from its name and the seed, whatever it is translated together with."""
+    """Translations of each source drawn from the model, the likeliest first. The random numbers of
+    a piece follow from its name and the seed, whatever it is translated together with."""
     count = config.search.nbest
     rows = torch.arange(len(memory), device=limits.device).repeat_interleave(count)
-    uniform = _uniform(Key(seed=config.seed, step=-1, path=("translate",)), names, limits, count)
+    key = Key(seed=config.seed, step=-1, path=("translate",))
+    uniform = _uniform(key, names, count, limits.device)
     memory, limits = memory.select(rows), limits[rows]
     how = DecodeConfig(temperature=config.temperature, top_k=config.top_k)
     drawn = write(_Reading.step, _Reading.start(model, memory), limits, how, uniform)
@@ -219,14 +222,21 @@ def sample(
     ]
 
 
-def _uniform(key: Key, names: Sequence[Piece], limits: Int64[Tensor, " B"], count: int) -> Uniform:
-    """The draws of `count` rows of each piece, made for all its words at once."""
-    most = int(limits.max())
-    made = torch.cat([
-        F.pad(key.fold(*name).uniform(count, limit), (0, most - limit))
-        for name, limit in zip(names, limits.tolist(), strict=True)
-    ]).to(limits.device)  # fmt: skip
-    return lambda rows, place: made[rows, place, None]
+def _uniform(key: Key, names: Sequence[Piece], count: int, device: torch.device) -> Uniform:
+    """The draws of `count` rows of each piece, made for some words at once."""
+    made = torch.empty(0)
+
+    def uniform(rows: Tensor, place: int) -> Tensor:
+        nonlocal made
+        block, at = divmod(place, _DRAWN)
+        if at == 0:
+            own = torch.zeros(len(names), count, _DRAWN)
+            for piece in (rows // count).unique().tolist():
+                own[piece] = key.fold(*names[piece], block).uniform(count, _DRAWN)
+            made = own.flatten(0, 1).to(device)
+        return made[rows, at, None]
+
+    return uniform
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ Batches = Iterator[tuple[pa.RecordBatch, int]]
 Reader = Callable[[Sequence[str]], Batches]
 
 BATCH_ROWS: Final = 8192
+_MOST_NAMES: Final = 20
 ENDS: Final = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
 """What ends a stream; the second before Arrow 0.15."""
 
@@ -87,7 +88,7 @@ def open_table(
 def only_column(names: Sequence[str], among: Sequence[str], where: str) -> str:
     """Return the only column that holds text. Raises UserError if there are none or more."""
     if len(names) != 1:
-        found = ", ".join(names) or f"none among {', '.join(among) or 'no columns'}"
+        found = _listed(names) or f"none among {_listed(among) or 'no columns'}"
         raise UserError(f"{where}: expected one column of text or the name of one, found {found}")
     return names[0]
 
@@ -95,10 +96,16 @@ def only_column(names: Sequence[str], among: Sequence[str], where: str) -> str:
 def unknown_column(name: str, among: Iterable[str], where: str) -> UserError:
     """Return the error of a name that no column has."""
     among = list(among)
-    known = ", ".join(among) or "none"
+    known = _listed(among) or "none"
     return UserError(
         f"{where}: unknown column '{name}': the columns are {known}" + nearest(name, among)
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a line: an object may have one for each thing there is."""
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def groups(path: Path | Uri, kind: Format) -> int:
@@ -193,7 +200,8 @@ def _paths(fields: Iterable[pa.Field], above: str = "") -> list[str]:
     found: list[str] = []
     for field in fields:
         name = above + field.name
-        found += _paths(field.type, f"{name}.") if pa.types.is_struct(field.type) else [name]
+        within = _paths(field.type, f"{name}.") if pa.types.is_struct(field.type) else []
+        found += within or [name]
     return found
 
 

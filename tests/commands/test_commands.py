@@ -158,6 +158,20 @@ def test_output_that_does_not_fit_is_told(tmp_path: Path, unbuffered: str) -> No
     assert "file too large" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("asked", ["--version", "grammar --num 2000"])
+def test_a_full_device_is_told_once(asked: str, unbuffered: str) -> None:
+    """What is left to flush must not be refused again at exit."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m lvtrain {asked} > /dev/full"],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("lvtrain: error: ") and "no space left" in done.stderr
+
+
 def test_doctor_names_every_operation(capsys: pytest.CaptureFixture[str]) -> None:
     figures = json.loads(said(capsys, "doctor", "--json"))
     assert {"lstm", "gradient_penalty"} <= set(json.dumps(figures["operations"]).split('"'))

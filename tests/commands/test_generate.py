@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import lvtrain
+from lvtrain.grammar.grammar import Grammar
 
 Ask = Callable[..., str]
 Runs = dict[str, Path]
@@ -65,11 +67,22 @@ def test_the_likeliest_words_are_not_drawn_from_so_many(
 
 
 @pytest.mark.parametrize("command", ["generate", "interpolate"])
-def test_a_store_is_refused_where_nothing_is_fitted_to_it(
-    runs: Runs, store: Path, said: Ask, refused: Ask, command: str
+def test_a_store_is_what_a_prior_is_fitted_to_or_refused(
+    runs: Runs, store: Path, tmp_path: Path, said: Ask, refused: Ask, command: str
 ) -> None:
-    assert "fitted to no store" in refused(command, runs["arae"], "--data", store)
-    said(command, runs["ae"], "--data", store)
+    for system, why in ("arae", "found 'arae'"), ("lm", ""):
+        line = refused(command, runs[system], "--data", store)
+        assert (why or {"generate": "found 'lm'", "interpolate": "no codes"}[command]) in line
+    fitted = said(command, runs["ae"])  # which keeps what it fitted
+    assert said(command, runs["ae"], "--data", store) == fitted
+    assert "no such store" in refused(command, runs["ae"], "--data", store / "absent")
+    grown = shutil.copytree(store, tmp_path / "grown")
+    for side, text in zip(("source", "target"), Grammar().sample_pairs(1, seed=0)[0], strict=True):
+        (tmp_path / side).write_text(f"{text}\n" * 5_000)
+    both = tmp_path / "source", "--target", tmp_path / "target"
+    said("prepare", *both, "--out", grown, "--append")
+    assert said(command, runs["ae"], "--data", grown) != fitted
+    assert said(command, runs["ae"]) == fitted, "what is kept is of the store trained on"
 
 
 def test_what_is_for_random_codes_is_refused_with_sentences(runs: Runs, refused: Ask) -> None:

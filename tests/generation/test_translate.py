@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -82,6 +83,13 @@ def test_what_is_drawn_for_a_line_does_not_hang_on_the_lines_beside_it() -> None
     assert every[0] != every[3] != every[5], "lines that are alike have draws of their own"
 
 
+def test_draws_take_no_more_memory_than_what_is_written() -> None:
+    made, how = translator(6), TranslateConfig(sample=True)
+    unlimited = replace(how, max_extra=10**12)
+    lines = ["a b", "c"]
+    assert made.translate(lines, unlimited) == made.translate(lines, replace(how, max_extra=999))
+
+
 @pytest.mark.parametrize("how", [{"search": BeamConfig(beam=4)}, {"sample": True}])
 def test_fewer_are_written_at_a_time_where_logits_would_not_fit(
     monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
@@ -99,6 +107,10 @@ def test_fewer_are_written_at_a_time_where_logits_would_not_fit(
     monkeypatch.setattr(made.model, "step", watched)
     assert len(made.translate(["a b", "c", "d e f", "g", "h a"], config)) == 5
     assert max(sizes) == most - 1
+    sizes.clear()
+    monkeypatch.setattr(translate, "BATCH_WORDS", 3 * config.rows)  # with their ends
+    made.translate(["a b", "c", "d e f", "g", "h a"], config)
+    assert max(sizes) == config.rows * TOKENIZER.vocab_size, "each has a memory of its source"
 
 
 @pytest.mark.parametrize("flag", ["beam", "nbest"])

@@ -126,6 +126,9 @@ def test_columns_lie_in_objects_or_have_dots_in_their_names(tmp_path: Path) -> N
     none = write(tmp_path / "b.jsonl", '{"t": {"de": "eins", "en": null}, "n": {}}')
     expected = "line 1: expected one column of text or the name of one, found none among"
     complains(none, f"{expected} t.de, t.en (null), n")
+    many = json.dumps({"t": None, "of": dict.fromkeys(map(str, range(1_000)), 0)})
+    twenty = ", ".join(["t (null)", *(f"of.{n}" for n in range(19))])
+    complains(write(tmp_path / "c.jsonl", many), f"{expected} {twenty} and 981 more")
 
 
 @pytest.mark.parametrize(
