@@ -217,7 +217,6 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
     # Columns may be made in several goes.
     parts = ("hardware", "torch", "date", "command")
     where = {column["command"]: ", ".join(column[n] for n in parts) for column in reversed(found)}
-    whence = "; ".join(reversed(where.values()))
     temperatures = ", ".join(map(str, config.temperatures))
     return (
         f"Beam {config.beam}; p by paired bootstrap; the discriminator of {config.adversary}, "
@@ -225,7 +224,8 @@ def whence(config: ComparisonConfig, found: list[dict[str, Any]]) -> str:
         f"{temperatures}; {config.steps} iterations of {config.batch_size} sentences beside "
         f"at most {config.pretraining} for the discriminator alone, likelihood has both; "
         f"{config.fresh} more batch(es) an iteration for a discriminator that is heeded; minutes "
-        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; {whence}.\n"
+        f"of training, {first['threads']} thread(s): {', '.join(minutes)}; "
+        f"{'; '.join(reversed(where.values()))}.\n"
     )
 
 

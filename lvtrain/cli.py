@@ -80,7 +80,7 @@ def guarded(command: Callable[[], int | None]) -> int:
         return _fail(_noted("terminated", stop), 143)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            why = (error.strerror or "no space left on device").lower()
+            why = os.strerror(error.errno).lower()
             return _fail(f"{why}: {error.filename or 'while writing'}", 2)
         # What the file system says of a file the user knows of and can mend.
         if error.filename and error.strerror:

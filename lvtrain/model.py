@@ -379,8 +379,7 @@ class Model:
             raise UserError(f"{self.folder}: a language model has no codes")
 
     def require_fitted_prior(self) -> None:
-        """Raise UserError where there is no store to be given: the codes of no store's sentences
-        say where to draw from."""
+        """Raise UserError where a store would have no effect on what is drawn."""
         self._decoding  # noqa: B018  # raises for a translator
         if not self.fits_prior:
             raise UserError(

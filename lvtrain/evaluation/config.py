@@ -7,7 +7,10 @@ from typing import Annotated
 
 from lvtrain.config import Bounds, Count, Natural, NotNegative
 from lvtrain.evaluation.perplexity import JudgeConfig
+from lvtrain.generation.beam import MOST
 from lvtrain.generation.translate import TranslateConfig
+
+Draws = Annotated[int, Bounds(f"0 to {MOST:,}", lambda n: 0 <= n <= MOST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class EvaluateConfig:
     """The language model that judges."""
     translate: TranslateConfig = field(default_factory=TranslateConfig)
     """Of a translator: how it translates."""
-    draws: Annotated[int, Bounds("0 to 1,000", lambda n: 0 <= n <= 1_000)] = 20
+    draws: Draws = 20
     """Of a translator of the embedded grammar: translations drawn for each of so many sources as
     `sources`, to see how many are valid and how many of the valid ones occur; 0 for none."""
     sources: Count = 200

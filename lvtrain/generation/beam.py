@@ -24,7 +24,8 @@ from lvtrain.modules.translator import Memory
 from lvtrain.systems.seq2seq import Seq2Seq
 
 # A thousand take a third of a gigabyte for one sentence; ever more give worse ones, not better.
-Many = Annotated[int, Bounds("1 to 1,000", lambda n: 1 <= n <= 1_000)]
+MOST = 1_000
+Many = Annotated[int, Bounds(f"1 to {MOST:,}", lambda n: 1 <= n <= MOST)]
 # Attention below which a source word counts as not translated at all: the logarithm is finite.
 _LEAST_COVERAGE = 1e-6
 

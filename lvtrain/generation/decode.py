@@ -113,8 +113,7 @@ def write(
     for _ in range(int(limits.max())):
         logits, memory = step(words, memory)
         logits[:, (PAD, BOS)] = float("-inf")
-        draws = uniform(alive, len(columns)) if uniform else None
-        words = logits.argmax(1) if draws is None else _draw(logits, config, draws)
+        words = _draw(logits, config, uniform(alive, len(columns))) if uniform else logits.argmax(1)
         running = (words != EOS) & (limits > len(columns))
         if not running.all():
             rest = running.nonzero().squeeze(1)

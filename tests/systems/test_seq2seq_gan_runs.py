@@ -207,7 +207,8 @@ def test_that_an_adversary_is_not_heeded_is_said_once_and_wherever_the_run_is_lo
     [
         (0.5, "is right about 50% of pairs that are new to it (a running mean that begins at 0), "
               "and is heeded from 55% on"),
-        (0.5499, "is right about 54.9% of pairs that are new to it (a running mean"),
+        (0.5499, "is right about 54.9% of pairs that are new to it (a running mean that begins at "
+                 "0), and is heeded from 55% on"),
         (0.58, "came to be right about 58% of pairs that are new to it (a running mean that begins "
                "at 0) at the last step, and is heeded from 55% on (--discriminator.accuracy): the "
                "translator has not learnt from it yet, and needs more --steps to"),
